@@ -1,0 +1,49 @@
+//! Every fixed limit, with its unit and the reason for it. What a user may change is in the configuration instead.
+
+/// Bytes of lines that travel in one batch at most: the cost of the actor system per event is near nothing at this size.
+pub const BATCH_BYTES_MAX: usize = 256 * 1024;
+/// Nesting of a JSON line, checked before any recursive parser sees it.
+pub const JSON_DEPTH_MAX: usize = 64;
+/// Nesting of an expression.
+pub const EXPRESSION_DEPTH_MAX: usize = 64;
+/// Tokens of an expression: so long a chain of operators is a tree this deep while it is parsed, and must fit a stack.
+pub const EXPRESSION_TOKENS_MAX: usize = 10_000;
+/// Bytes of a text that an expression makes: `replace` and `||` could otherwise make a short line fill memory.
+pub const EXPRESSION_TEXT_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of a compiled regular expression.
+pub const REGEX_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of a group key; a longer one is a letter.
+pub const GROUP_KEY_BYTES_MAX: usize = 1024;
+/// Bytes that are kept of a text that is an aggregate's value.
+pub const VALUE_TEXT_BYTES_MAX: usize = 1024;
+/// Panes in a sliding window at most.
+pub const PANES_PER_WINDOW_MAX: i64 = 4_000;
+/// Bytes that are kept of a line over `max_line`.
+pub const OVERLONG_LINE_KEPT_BYTES: usize = 4 * 1024;
+/// Connections of one stream.
+pub const CONNECTIONS_MAX: usize = 1_000;
+/// Bytes of all input buffers of a stream together.
+pub const CONNECTION_BUFFERS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Producers of one stream that are remembered.
+pub const PRODUCERS_MAX: usize = 10_000;
+/// A producer is forgotten so long after its last line.
+pub const PRODUCER_FORGOTTEN_AFTER_MS: i64 = 30 * 24 * 3_600 * 1_000;
+/// Bytes of a producer's name.
+pub const PRODUCER_NAME_BYTES_MAX: usize = 128;
+/// Bytes of a control line: room for a long token, and nothing that a connection could be filled with.
+pub const CONTROL_LINE_BYTES_MAX: usize = 4 * 1024;
+/// Time for a client to send its token.
+pub const AUTH_TIMEOUT_MS: u64 = 10_000;
+/// Time for a client to finish a line that it began.
+pub const LINE_TIMEOUT_MS: u64 = 60_000;
+/// Time for a client to read what it asked for.
+pub const REPLY_TIMEOUT_MS: u64 = 10_000;
+/// Bytes of an event that a log or a reason shows.
+pub const EXCERPT_BYTES_MAX: usize = 200;
+/// Outputs of one event over all its stages.
+pub const OUTPUTS_PER_EVENT_MAX: usize = 10_000;
+/// Rows that one answer holds.
+pub const RESULT_ROWS_MAX: usize = 10_000;
+
+const _: () = assert!(OVERLONG_LINE_KEPT_BYTES < BATCH_BYTES_MAX);
+const _: () = assert!(JSON_DEPTH_MAX <= 128, "parsers recurse this deep on a small stack");
