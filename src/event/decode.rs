@@ -1,0 +1,129 @@
+//! Lines to columns.
+
+use std::sync::Arc;
+
+use memchr::memchr_iter;
+
+use super::json::{Sink, read_line};
+use super::shape::{LINES_MIN, Shapes};
+use super::wanted::Wanted;
+use super::{Cell, Decoded, Fields, Span};
+
+/// Lines for which room is made at once: a batch of 256 KiB with lines of 64 bytes.
+const LINES_EXPECTED_MAX: usize = 4_096;
+
+/// Why a line is no event.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Not UTF-8, at this byte of the line, counted from 1.
+    #[error("not UTF-8 at byte {0}")]
+    Utf8(usize),
+    /// Not JSON, or not as a whole.
+    #[error("not JSON: {0}")]
+    Json(String),
+    /// JSON, but no object.
+    #[error("{0}, not a JSON object")]
+    NotAnObject(&'static str),
+    /// Nested too deep.
+    #[error("nested more than 64 deep")]
+    TooDeep,
+    /// A line over `max_line`: its true length.
+    #[error("the line has {0} bytes, more than max_line")]
+    TooLong(u64),
+}
+
+/// Decodes lines into columns.
+#[derive(Clone, Debug)]
+pub struct Decoder {
+    fields: Arc<Fields>,
+    wanted: Arc<Wanted>,
+}
+
+impl Decoder {
+    /// A decoder for these fields.
+    pub fn new(fields: Arc<Fields>) -> Self {
+        let wanted = Arc::new(Wanted::new(&fields));
+        Self { fields, wanted }
+    }
+
+    /// Splits `bytes` (less than 2 GiB) into lines (LF or CRLF; blank ones are ignored; the last may lack its LF) and
+    /// decodes each.
+    pub fn decode(&self, bytes: Arc<Vec<u8>>) -> Decoded {
+        let lines = split(&bytes);
+        let mut columns: Vec<_> = self.fields.iter().map(|_| Vec::with_capacity(lines.len())).collect();
+        let mut bad = Vec::new();
+        let mut sink = Sink::new(&bytes, columns.len());
+        let all = simdutf8::basic::from_utf8(&bytes).ok();
+        let mut shapes = (all.is_some() && lines.len() >= LINES_MIN).then(Shapes::default);
+        for (row, line) in lines.iter().enumerate() {
+            let range = line.start as usize..(line.start + line.len) as usize;
+            // Lines end beside an ASCII byte, so that no character is cut.
+            let text = match all {
+                Some(all) => Ok(&all[range]),
+                None => utf8(&bytes[range]),
+            };
+            if let Err(error) = text.and_then(|text| self.read(text, shapes.as_mut(), &mut sink)) {
+                sink.forget();
+                bad.push((row as u32, error));
+            }
+            for (column, cell) in columns.iter_mut().zip(sink.finish()) {
+                column.push(cell);
+            }
+        }
+        let arena = sink.arena;
+        Decoded { bytes, lines, arena, fields: self.fields.clone(), columns, bad }
+    }
+
+    /// By its shape, where it has one that is known, else by the parser.
+    fn read<'a>(&self, line: &'a str, mut shapes: Option<&mut Shapes<'a>>, sink: &mut Sink) -> Result<(), DecodeError> {
+        if shapes.as_mut().is_some_and(|shapes| shapes.read(line, sink)) {
+            return Ok(());
+        }
+        read_line(&self.wanted, line, sink)?;
+        if let Some(shapes) = shapes {
+            shapes.learn(&self.wanted, line);
+        }
+        Ok(())
+    }
+}
+
+impl Decoder {
+    /// The beginning of a line over `max_line`, and its true length: one row that is no event.
+    pub fn overlong(&self, head: Arc<Vec<u8>>, len: u64) -> Decoded {
+        let lines = vec![Span { start: 0, len: head.len() as u32 }];
+        let columns = vec![vec![Cell::Null]; self.fields.len()];
+        let bad = vec![(0, DecodeError::TooLong(len))];
+        Decoded { bytes: head, lines, arena: String::new(), fields: self.fields.clone(), columns, bad }
+    }
+}
+
+/// Whether a line is an event, whichever fields are asked for.
+///
+/// # Errors
+/// Why it is none.
+pub fn decodable(line: &[u8]) -> Result<(), DecodeError> {
+    read_line(&Wanted::default(), utf8(line)?, &mut Sink::new(line, 0))
+}
+
+fn utf8(line: &[u8]) -> Result<&str, DecodeError> {
+    simdutf8::compat::from_utf8(line).map_err(|error| DecodeError::Utf8(error.valid_up_to() + 1))
+}
+
+/// The lines that are not blank, without their line ends.
+fn split(bytes: &[u8]) -> Vec<Span> {
+    let mut lines = Vec::new();
+    let mut start = 0;
+    for end in memchr_iter(b'\n', bytes).chain([bytes.len()]) {
+        let line = &bytes[start..end];
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if !line.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\r')) {
+            if lines.is_empty() {
+                // Lines of a batch are much alike; if not, nobody shall make us reserve much.
+                lines.reserve((bytes.len() / (line.len() + 1) + 1).min(LINES_EXPECTED_MAX));
+            }
+            lines.push(Span { start: start as u32, len: line.len() as u32 });
+        }
+        start = end + 1;
+    }
+    lines
+}

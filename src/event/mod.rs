@@ -1,0 +1,25 @@
+//! What an event is: values, times, positions, batches of columns, decoding, letters.
+
+mod account;
+mod batch;
+mod decode;
+mod escape;
+mod field;
+mod json;
+mod letter;
+mod position;
+mod shape;
+#[cfg(test)]
+mod tests;
+mod time;
+mod value;
+mod wanted;
+
+pub use account::Account;
+pub use batch::{Batch, Cell, Decoded, Fault, Origin, Span};
+pub use decode::{DecodeError, Decoder, decodable};
+pub use field::{Field, Fields, Step};
+pub use letter::{Letter, LetterKind};
+pub use position::{Position, PositionError, PositionRange};
+pub use time::{TIME_MAX_MS, TIME_MIN_MS, TimeUnit, format_utc, parse_time_text, time_from_value};
+pub use value::{Row, Value};
