@@ -1,0 +1,161 @@
+//! What goes into a window operator and what comes out of it, besides events.
+
+use std::sync::Arc;
+
+use super::{AggregateKind, LatePolicy, WindowSpec};
+use crate::event::{Position, format_utc};
+use crate::units::format_duration;
+
+/// What a window operator computes.
+#[derive(Clone, Debug)]
+pub struct OperatorConfig {
+    /// Over which spans of time.
+    pub window: WindowSpec,
+    /// What becomes of late events.
+    pub late: LatePolicy,
+    /// Of each group.
+    pub aggregates: Arc<[AggregateKind]>,
+    /// Where the pipeline began to read.
+    pub first: FirstRecord,
+}
+
+/// The first record that a pipeline read: it decides which windows the pipeline sees whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FirstRecord {
+    /// Its position; 0 where nothing was read yet.
+    pub position: Position,
+    /// Its ingest time, unix ms.
+    pub ingest_time: i64,
+    /// How far event times may be ahead of ingest times: no earlier record has an event of a later window.
+    pub max_ahead_ms: i64,
+}
+
+impl FirstRecord {
+    /// Whether records before the first may have had events of a window that begins then.
+    pub fn is_partial(&self, window_start: i64) -> bool {
+        self.position != 1 && (self.position == 0 || window_start < self.ingest_time.saturating_add(self.max_ahead_ms))
+    }
+}
+
+/// What a checkpoint has of a window operator.
+#[derive(Clone, Debug)]
+pub enum Open<'a> {
+    /// A group of a window that was open. Of sliding windows it says nothing that the panes do not.
+    Row {
+        /// Unix ms.
+        window_start: i64,
+        /// Unix ms.
+        window_end: i64,
+        /// Its encoded key.
+        group: Arc<[u8]>,
+        /// Encoded.
+        state: &'a [u8],
+    },
+    /// A group of a pane.
+    Pane {
+        /// Unix ms.
+        pane_start: i64,
+        /// Its encoded key.
+        group: Arc<[u8]>,
+        /// Encoded.
+        state: &'a [u8],
+    },
+}
+
+/// What a flush has to write. A correction is merged into what is stored, after all rows of the flush; anything else
+/// replaces.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum WindowChange {
+    /// A group's state in a window.
+    Row {
+        /// Unix ms.
+        window_start: i64,
+        /// Unix ms.
+        window_end: i64,
+        /// Its encoded key.
+        group: Arc<[u8]>,
+        /// Encoded.
+        state: Vec<u8>,
+        /// Whether the pipeline may not have seen the window whole.
+        partial: bool,
+    },
+    /// Late events of a group in a closed window.
+    Correction {
+        /// Unix ms.
+        window_start: i64,
+        /// Unix ms.
+        window_end: i64,
+        /// Its encoded key.
+        group: Arc<[u8]>,
+        /// Only the late events, encoded.
+        state: Vec<u8>,
+        /// The greatest ingest time among them, unix ms.
+        revised_at: i64,
+        /// Whether the pipeline may not have seen the window whole.
+        partial: bool,
+    },
+    /// A group's state in a pane.
+    Pane {
+        /// Unix ms.
+        pane_start: i64,
+        /// Its encoded key.
+        group: Arc<[u8]>,
+        /// Encoded.
+        state: Vec<u8>,
+    },
+    /// Panes that begin before this are needed no more.
+    PanesBefore(i64),
+}
+
+/// An event that came too late to be corrected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LateRow {
+    /// Index in `Rows::rows`.
+    pub index: usize,
+    /// Why.
+    pub reason: LateReason,
+}
+
+/// Why a late event was not corrected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum LateReason {
+    /// The pipeline does not correct closed windows.
+    #[error(
+        "its window closed at {}, when the watermark was at {} already; `late = \"update\"` corrects closed windows",
+        format_utc(*window_end), format_utc(*watermark)
+    )]
+    Closed {
+        /// End of its (last) window, unix ms.
+        window_end: i64,
+        /// Before the event, unix ms.
+        watermark: i64,
+    },
+    /// The pipeline corrects closed windows, but not as old a one.
+    #[error(
+        "its window closed at {}, more than `correct_for` ({}) before the watermark, {}",
+        format_utc(*window_end), format_duration(*correct_for_ms), format_utc(*watermark)
+    )]
+    BeyondCorrectFor {
+        /// End of its (last) window, unix ms.
+        window_end: i64,
+        /// Before the event, unix ms.
+        watermark: i64,
+        /// So long after its end a window can be corrected.
+        correct_for_ms: i64,
+    },
+}
+
+/// How full a window operator is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Gauges {
+    /// Open windows that have groups; of sliding windows the panes.
+    pub open_windows: usize,
+    /// Groups in them.
+    pub groups: usize,
+    /// Rows of closed windows that wait for their commit.
+    pub closed_rows: usize,
+    /// Corrections that wait for their commit.
+    pub corrections: usize,
+    /// Bytes of all that, about: text in values is not counted.
+    pub state_bytes: usize,
+}

@@ -1,0 +1,36 @@
+//! Pure time logic: watermark, windows, aggregates, late events. No actor, no clock, no I/O.
+//!
+//! An event goes through `operator` into `tumbling` or `sliding`, there into a pane (`panes`, `groups`), and into the
+//! `state` of its group, which is one `aggregate` beside the other.
+
+mod aggregate;
+mod change;
+mod codec;
+mod corrections;
+mod event;
+mod exact;
+mod group;
+mod groups;
+mod operator;
+#[cfg(test)]
+mod oracle;
+mod panes;
+mod rows;
+mod sliding;
+mod spec;
+mod state;
+#[cfg(test)]
+mod tests;
+mod tumbling;
+mod watermark;
+
+pub use aggregate::{AggregateValue, EventOrder};
+pub use change::{FirstRecord, Gauges, LateReason, LateRow, Open, OperatorConfig, WindowChange};
+pub use codec::StateError;
+pub use exact::{ExactSum, Sum};
+pub use group::{decode_key, encode_value, hash_key};
+pub use operator::Operator;
+pub use rows::{Input, Rows, WindowRow};
+pub use spec::{AggregateKind, LatePolicy, WatermarkSpec, WindowSpec};
+pub use state::State;
+pub use watermark::Watermark;

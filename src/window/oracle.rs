@@ -1,0 +1,315 @@
+//! What windows are, computed without any cleverness: the judge of the property tests.
+
+use std::collections::BTreeMap;
+
+use super::{AggregateKind, AggregateValue, LatePolicy, WatermarkSpec, WindowSpec};
+use crate::event::Value;
+
+/// The aggregates of all property tests, and which input each takes.
+pub(super) const KINDS: [AggregateKind; 10] = [
+    AggregateKind::CountAll,
+    AggregateKind::Count,
+    AggregateKind::Sum,
+    AggregateKind::Avg,
+    AggregateKind::Min,
+    AggregateKind::Max,
+    AggregateKind::First,
+    AggregateKind::Last,
+    AggregateKind::Min,
+    AggregateKind::Last,
+];
+
+/// One event, as a test makes it.
+#[derive(Clone, Debug)]
+pub(super) struct TestEvent {
+    pub(super) time: i64,
+    pub(super) group: u8,
+    pub(super) kept: bool,
+    pub(super) number: Value<'static>,
+    pub(super) text: Value<'static>,
+}
+
+impl TestEvent {
+    /// One for each of `KINDS`.
+    pub(super) fn inputs(&self) -> Vec<Value<'static>> {
+        let kept = if self.kept { Value::Bool(true) } else { Value::Null };
+        let (number, text) = (&self.number, &self.text);
+        let (n, t) = (|| number.clone(), || text.clone());
+        vec![kept, n(), n(), n(), n(), n(), t(), n(), t(), t()]
+    }
+}
+
+/// One record, as a test makes it.
+#[derive(Clone, Debug)]
+pub(super) enum TestRecord {
+    Event(TestEvent),
+    Tick(u32),
+    /// A line that is no event, but a line.
+    Bad,
+}
+
+/// What a pipeline is told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    pub(super) window: WindowSpec,
+    pub(super) late: LatePolicy,
+    pub(super) watermark: WatermarkSpec,
+    /// Position of the first record.
+    pub(super) begin: u64,
+}
+
+/// A row of the results, its values as text, floats by their bits.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct ResultRow {
+    pub(super) end: i64,
+    pub(super) events: u64,
+    pub(super) values: Vec<String>,
+    pub(super) revised_at: Option<i64>,
+    pub(super) partial: bool,
+}
+
+/// All that a run has to show at its end.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) rows: BTreeMap<(i64, u8), ResultRow>,
+    /// Events in each pane that is still needed.
+    pub(super) panes: BTreeMap<(i64, u8), u64>,
+    pub(super) late: Vec<u64>,
+    pub(super) aggregated: u64,
+    pub(super) partly_late: u64,
+    pub(super) watermark: Option<i64>,
+}
+
+type Members = Vec<(u64, TestEvent)>;
+
+/// Event by event: for each window that an event belongs to, whether it is in.
+pub(super) fn run(plan: &Plan, records: &[(i64, TestRecord)]) -> Outcome {
+    let (size, every) = match plan.window {
+        WindowSpec::Tumbling { size_ms } => (size_ms, size_ms),
+        WindowSpec::Sliding { size_ms, every_ms } => (size_ms, every_ms),
+    };
+    let correct_for = match plan.late {
+        LatePolicy::Update { correct_for_ms } => Some(correct_for_ms),
+        LatePolicy::DeadLetter | LatePolicy::Drop => None,
+    };
+    let mut outcome = Outcome::default();
+    let mut windows: BTreeMap<(i64, u8), (Members, Option<i64>)> = BTreeMap::new();
+    let mut panes: BTreeMap<(i64, u8), u64> = BTreeMap::new();
+    let (mut watermark, mut silence) = (None::<i64>, 0);
+    for (position, (ingest, record)) in (plan.begin..).zip(records) {
+        let event = match record {
+            TestRecord::Tick(ms) => {
+                for _ in 0..*ms {
+                    silence += 1;
+                    if silence > plan.watermark.idle_ms {
+                        watermark = watermark.map(|value| value + 1);
+                    }
+                }
+                continue;
+            }
+            TestRecord::Bad => {
+                silence = 0;
+                continue;
+            }
+            TestRecord::Event(event) => event,
+        };
+        silence = 0;
+        if event.time - ingest > plan.watermark.max_ahead_ms {
+            continue;
+        }
+        let before = watermark.unwrap_or(i64::MIN);
+        let of_event: Vec<i64> =
+            (event.time - size + 1..=event.time).filter(|start| start.rem_euclid(every) == 0).collect();
+        let (mut open, mut closed, mut corrected) = (0, 0, 0);
+        for start in of_event {
+            let late = before >= start + size;
+            if late && correct_for.is_none_or(|correct_for| before > start + size + correct_for) {
+                closed += 1;
+                continue;
+            }
+            let (members, revised_at) = windows.entry((start, event.group)).or_default();
+            members.push((position, event.clone()));
+            if late {
+                corrected += 1;
+                *revised_at = (*revised_at).max(Some(*ingest));
+            } else {
+                open += 1;
+            }
+        }
+        if open + corrected == 0 {
+            outcome.late.push(position);
+        } else {
+            outcome.aggregated += 1;
+        }
+        if open > 0 {
+            outcome.partly_late += u64::from(closed + corrected > 0);
+            *panes.entry((event.time - event.time.rem_euclid(every), event.group)).or_default() += 1;
+        }
+        watermark = watermark.max(Some(event.time.min(*ingest) - plan.watermark.delay_ms));
+    }
+    let last = watermark.unwrap_or(i64::MIN);
+    let first_ingest = records.first().map_or(0, |(ingest, _)| *ingest);
+    for ((start, group), (members, revised_at)) in windows {
+        let next_to_close = start + size > last && start + size <= last.saturating_add(every);
+        if start + size <= last || next_to_close || matches!(plan.window, WindowSpec::Tumbling { .. }) {
+            let (events, values) = (members.len() as u64, values(&members));
+            let partial = plan.begin != 1 && start < first_ingest + plan.watermark.max_ahead_ms;
+            outcome.rows.insert((start, group), ResultRow { end: start + size, events, values, revised_at, partial });
+        }
+    }
+    if let WindowSpec::Sliding { .. } = plan.window {
+        outcome.panes = panes.into_iter().filter(|((start, _), _)| start + size > last).collect();
+    }
+    outcome.watermark = watermark;
+    outcome
+}
+
+/// The values of all aggregates of `KINDS` over these events.
+pub(super) fn values(members: &[(u64, TestEvent)]) -> Vec<String> {
+    let inputs: Vec<Vec<Value<'static>>> = members.iter().map(|(_, event)| event.inputs()).collect();
+    let order = |member: &usize| (members[*member].1.time, members[*member].0);
+    KINDS
+        .iter()
+        .enumerate()
+        .map(|(column, kind)| {
+            let given: Vec<usize> = (0..members.len()).filter(|member| !inputs[*member][column].is_null()).collect();
+            let values: Vec<&Value<'static>> = given.iter().map(|member| &inputs[*member][column]).collect();
+            let pick = |member: Option<&usize>| member.map_or(String::from("null"), |m| show_kept(&inputs[*m][column]));
+            match kind {
+                AggregateKind::CountAll | AggregateKind::Count => format!("int {}", values.len()),
+                AggregateKind::Sum => sum(&values),
+                AggregateKind::Avg => avg(&values),
+                AggregateKind::Min => sorted(&values).first().map_or(String::from("null"), |value| show_kept(value)),
+                AggregateKind::Max => greatest(&sorted(&values)),
+                AggregateKind::First => pick(given.iter().min_by_key(|member| order(member))),
+                AggregateKind::Last => pick(given.iter().max_by_key(|member| order(member))),
+            }
+        })
+        .collect()
+}
+
+/// A value as text, floats by their bits.
+pub(super) fn show(value: &AggregateValue) -> String {
+    match value {
+        AggregateValue::Null => String::from("null"),
+        AggregateValue::Whole(value) => format!("int {value}"),
+        AggregateValue::Value(Value::Int(value)) => format!("int {value}"),
+        AggregateValue::Value(Value::Float(value)) => format!("float {:x}", value.to_bits()),
+        AggregateValue::Value(Value::Text(text)) => format!("text {text}"),
+        AggregateValue::Value(value) => format!("{value:?}"),
+    }
+}
+
+fn show_kept(value: &Value<'_>) -> String {
+    match value {
+        Value::Text(text) => format!("text {}", kept_text(text)),
+        Value::Float(float) if *float == 0.0 => show(&AggregateValue::Value(Value::Float(0.0))),
+        value => show(&AggregateValue::Value(value.clone().into_owned())),
+    }
+}
+
+fn kept_text(text: &str) -> String {
+    let mut kept = String::new();
+    for character in text.chars() {
+        if kept.len() + character.len_utf8() > 1024 {
+            break;
+        }
+        kept.push(character);
+    }
+    kept
+}
+
+/// Numbers of tests fit a float exactly where they are whole; of two that are equal the whole one comes first.
+fn sorted<'a>(values: &[&'a Value<'static>]) -> Vec<&'a Value<'static>> {
+    let mut values = values.to_vec();
+    values.sort_by(|a, b| match (a, b) {
+        (Value::Text(a), Value::Text(b)) => kept_text(a).cmp(&kept_text(b)),
+        _ => number(a).total_cmp(&number(b)).then(is_float(a).cmp(&is_float(b))),
+    });
+    values
+}
+
+fn greatest(sorted: &[&Value<'static>]) -> String {
+    let Some(last) = sorted.last() else { return String::from("null") };
+    let equal = sorted.iter().find(|value| number(value) == number(last));
+    show_kept(equal.unwrap_or(last))
+}
+
+fn number(value: &Value<'_>) -> f64 {
+    match value {
+        Value::Int(int) => *int as f64,
+        Value::Float(float) => *float + 0.0,
+        value => panic!("{value:?} is no number"),
+    }
+}
+
+fn is_float(value: &Value<'_>) -> bool {
+    matches!(value, Value::Float(_))
+}
+
+fn parts(values: &[&Value<'static>]) -> (Vec<f64>, Vec<i64>) {
+    let floats = values.iter().filter(|value| is_float(value)).map(|value| number(value)).collect();
+    let ints = values.iter().filter_map(|value| if let Value::Int(int) = value { Some(*int) } else { None }).collect();
+    (floats, ints)
+}
+
+fn sum(values: &[&Value<'static>]) -> String {
+    let (floats, ints) = parts(values);
+    match (floats.is_empty(), ints.is_empty()) {
+        (true, true) => String::from("null"),
+        (true, false) => format!("int {}", ints.iter().map(|int| i128::from(*int)).sum::<i128>()),
+        (false, _) => format!("float {:x}", shewchuk(&floats, &ints).to_bits()),
+    }
+}
+
+fn avg(values: &[&Value<'static>]) -> String {
+    let (floats, ints) = parts(values);
+    if values.is_empty() {
+        return String::from("null");
+    }
+    format!("float {:x}", (shewchuk(&floats, &ints) / values.len() as f64).to_bits())
+}
+
+/// The exact sum, rounded once: Shewchuk's growing expansions with the last step of Python's `fsum`.
+pub(super) fn shewchuk(floats: &[f64], ints: &[i64]) -> f64 {
+    let mut partials: Vec<f64> = Vec::new();
+    let halves = ints.iter().flat_map(|int| [(int >> 32) as f64 * 4_294_967_296.0, (int & 0xffff_ffff) as f64]);
+    for mut x in floats.iter().copied().chain(halves) {
+        let mut next = Vec::new();
+        for mut y in partials {
+            if x.abs() < y.abs() {
+                (x, y) = (y, x);
+            }
+            let high = x + y;
+            let low = y - (high - x);
+            if low != 0.0 {
+                next.push(low);
+            }
+            x = high;
+        }
+        next.push(x);
+        partials = next;
+    }
+    let Some(mut high) = partials.pop() else { return 0.0 };
+    let mut low = 0.0;
+    while let Some(y) = partials.pop() {
+        let x = high;
+        high = x + y;
+        low = y - (high - x);
+        if low != 0.0 {
+            break;
+        }
+    }
+    // Half-way cases: what is left decides.
+    if let Some(rest) = partials.last()
+        && low != 0.0
+        && (low < 0.0) == (*rest < 0.0)
+    {
+        let y = low * 2.0;
+        let x = high + y;
+        if y == x - high {
+            high = x;
+        }
+    }
+    high + 0.0
+}

@@ -1,0 +1,125 @@
+//! Panes: the smallest slices of event time that state is kept for (of tumbling windows: the windows themselves; in the
+//! sense of Li et al. 2005, not one firing of a window).
+
+use std::sync::Arc;
+
+use super::AggregateKind;
+use super::event::Event;
+use super::groups::{Group, Groups};
+use super::state::State;
+
+/// A group's state, and the epoch that touched it last.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    pub(super) touched: u64,
+    pub(super) state: State,
+}
+
+/// One slice of event time.
+#[derive(Clone, Debug)]
+pub(super) struct Pane {
+    pub(super) start: i64,
+    pub(super) groups: Groups<Kept>,
+    /// The groups that were touched after the last commit, so that a barrier costs what changed.
+    dirty: Vec<u32>,
+}
+
+/// All panes that are kept, in the order of time.
+#[derive(Clone, Debug)]
+pub(super) struct Panes {
+    length_ms: i64,
+    panes: Vec<Pane>,
+    /// Where the last event went: the next one mostly goes there, too.
+    last: usize,
+    committed: u64,
+}
+
+impl Panes {
+    pub(super) fn new(length_ms: i64) -> Self {
+        Self { length_ms, panes: Vec::new(), last: 0, committed: 0 }
+    }
+
+    /// Begin of the pane that an event time falls into; also before 1970.
+    pub(super) fn start_of(&self, time: i64) -> i64 {
+        if let Some(pane) = self.panes.get(self.last)
+            && (pane.start..pane.start.saturating_add(self.length_ms)).contains(&time)
+        {
+            return pane.start;
+        }
+        time.saturating_sub(time.rem_euclid(self.length_ms))
+    }
+
+    /// The panes that begin in `[from, to)`.
+    pub(super) fn between(&self, from: i64, to: i64) -> &[Pane] {
+        let first = self.panes.partition_point(|pane| pane.start < from);
+        let end = self.panes.partition_point(|pane| pane.start < to);
+        &self.panes[first..end.max(first)]
+    }
+
+    pub(super) fn all(&self) -> &[Pane] {
+        &self.panes
+    }
+
+    /// Adds an event to the pane that begins at `start`.
+    pub(super) fn add(&mut self, start: i64, event: &Event<'_>, kinds: &[AggregateKind], epoch: u64) {
+        let committed = self.committed;
+        self.pane(start).add(event, kinds, epoch, committed);
+    }
+
+    /// Puts back what a checkpoint has.
+    pub(super) fn restore(&mut self, start: i64, hash: u64, key: Arc<[u8]>, state: State) {
+        let groups = &mut self.pane(start).groups;
+        match groups.find(hash, &key) {
+            Some(slot) => groups.get_mut(slot).kept.state = state,
+            None => {
+                groups.insert(hash, key, Kept { touched: 0, state });
+            }
+        }
+    }
+
+    /// What earlier epochs touched is in the store.
+    pub(super) fn commit(&mut self, committed: u64) {
+        self.committed = committed;
+        for pane in &mut self.panes {
+            let groups = &pane.groups;
+            pane.dirty.retain(|slot| groups.get(*slot).kept.touched > committed);
+        }
+    }
+
+    /// Forgets panes.
+    pub(super) fn retain(&mut self, keep: impl FnMut(&Pane) -> bool) {
+        self.panes.retain(keep);
+    }
+
+    fn pane(&mut self, start: i64) -> &mut Pane {
+        if self.panes.get(self.last).is_none_or(|pane| pane.start != start) {
+            self.last = self.panes.binary_search_by_key(&start, |pane| pane.start).unwrap_or_else(|place| {
+                self.panes.insert(place, Pane { start, groups: Groups::default(), dirty: Vec::new() });
+                place
+            });
+        }
+        &mut self.panes[self.last]
+    }
+}
+
+impl Pane {
+    /// The groups that were touched after the last commit.
+    pub(super) fn dirty(&self) -> impl Iterator<Item = &Group<Kept>> {
+        self.dirty.iter().map(|slot| self.groups.get(*slot))
+    }
+
+    /// Whether all of it is in the store.
+    pub(super) fn is_clean(&self) -> bool {
+        self.dirty.is_empty()
+    }
+
+    fn add(&mut self, event: &Event<'_>, kinds: &[AggregateKind], epoch: u64, committed: u64) {
+        let slot = self.groups.slot(event.hash, event.key, || Kept { touched: 0, state: State::new(kinds) });
+        let kept = &mut self.groups.get_mut(slot).kept;
+        if kept.touched <= committed {
+            self.dirty.push(slot);
+        }
+        kept.touched = epoch;
+        kept.state.add(event.inputs, event.arena, event.at);
+    }
+}

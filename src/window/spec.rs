@@ -1,0 +1,64 @@
+//! What a config can say about windows.
+
+/// Which spans of event time an aggregate covers. All in ms, aligned to the Unix epoch, half-open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WindowSpec {
+    /// Windows side by side.
+    Tumbling {
+        /// Length.
+        size_ms: i64,
+    },
+    /// Windows that overlap; `size_ms` is a multiple of `every_ms`.
+    Sliding {
+        /// Length.
+        size_ms: i64,
+        /// Distance of two windows' starts, and length of a pane.
+        every_ms: i64,
+    },
+}
+
+/// How a pipeline tells what it has seen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WatermarkSpec {
+    /// How much disorder to wait for.
+    pub delay_ms: i64,
+    /// After so much silence the watermark goes on by itself.
+    pub idle_ms: i64,
+    /// Event times further ahead of the ingest time are letters.
+    pub max_ahead_ms: i64,
+}
+
+/// What becomes of an event whose window has closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LatePolicy {
+    /// It corrects the closed window, within `correct_for` of the window's end.
+    Update {
+        /// So long after its end (by the watermark) a closed window can be corrected.
+        correct_for_ms: i64,
+    },
+    /// It is a letter.
+    DeadLetter,
+    /// It is counted and gone.
+    Drop,
+}
+
+/// What is computed of a group's events. NULL inputs are skipped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AggregateKind {
+    /// `count(*)`: the input is TRUE where the event counts (its FILTER), else NULL.
+    CountAll,
+    /// `count(x)`
+    Count,
+    /// `sum(x)`
+    Sum,
+    /// `avg(x)`
+    Avg,
+    /// `min(x)`
+    Min,
+    /// `max(x)`
+    Max,
+    /// `first(x)`: of the least (event time, position).
+    First,
+    /// `last(x)`: of the greatest (event time, position).
+    Last,
+}
