@@ -1,0 +1,179 @@
+//! What `validate` prints: every setting, with every default that applies.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use serde_json::Value;
+
+use super::pipeline::unit_name;
+use super::{Config, Durability, PipelineConfig, StreamConfig};
+use crate::limits::CONNECTION_BUFFERS_BYTES_MAX;
+use crate::units::{format_duration, format_size};
+use crate::window::{LatePolicy, WindowSpec};
+
+/// The config as TOML, with every default that applies, secrets masked; and the sum of its memory limits, of which
+/// `mailbox_bytes` are the mailboxes'.
+pub fn describe(config: &Config, mailbox_bytes: u64) -> String {
+    let mut out = Writer(String::new());
+    out.line("data_dir", quoted(&config.data_dir.to_string_lossy()));
+    out.size("min_free", config.min_free_bytes);
+    out.head("[store]");
+    out.line("url", quoted(&format!("sqlite://{}", config.store.path.display())));
+    out.duration("flush_every", config.store.flush_every_ms);
+    out.line("migrate", config.store.migrate.to_string());
+    out.head("[http]");
+    out.line("listen", address(config.http_listen));
+    for stream in &config.streams {
+        describe_stream(&mut out, stream);
+    }
+    for pipeline in &config.pipelines {
+        describe_pipeline(&mut out, pipeline);
+    }
+    describe_memory(&mut out, config.streams.len() as u64, mailbox_bytes);
+    out.0
+}
+
+/// Lines of TOML.
+struct Writer(String);
+
+impl Writer {
+    fn head(&mut self, head: &str) {
+        self.0.push('\n');
+        self.0.push_str(head);
+        self.0.push('\n');
+    }
+
+    fn line(&mut self, key: &str, value: impl AsRef<str>) {
+        self.0.push_str(key);
+        self.0.push_str(" = ");
+        self.0.push_str(value.as_ref());
+        self.0.push('\n');
+    }
+
+    fn duration(&mut self, key: &str, ms: i64) {
+        self.line(key, quoted(&format_duration(ms)));
+    }
+
+    fn size(&mut self, key: &str, bytes: u64) {
+        self.line(key, quoted(&format_size(bytes)));
+    }
+}
+
+fn describe_stream(out: &mut Writer, stream: &StreamConfig) {
+    out.head(&format!("[streams.{}]", stream.name));
+    if let Some(tcp) = stream.tcp {
+        out.line("tcp", address(tcp));
+    }
+    out.line("format", quoted("ndjson"));
+    match stream.tokens.len() {
+        0 => {
+            // Without a token, only a stream that says so is beyond loopback.
+            let open = stream.tcp.is_some_and(|tcp| !tcp.ip().is_loopback());
+            out.line("open", open.to_string());
+        }
+        1 => out.line("token", quoted("***")),
+        count => out.line("token", format!("[{}]", vec![quoted("***"); count].join(", "))),
+    }
+    let durability = match stream.durability {
+        Durability::Fsync => "fsync",
+        Durability::Os => "os",
+    };
+    out.line("durability", quoted(durability));
+    out.size("journal_limit", stream.journal_limit_bytes);
+    out.duration("journal_keep", stream.journal_keep_ms);
+    out.size("max_line", stream.max_line_bytes as u64);
+}
+
+fn describe_pipeline(out: &mut Writer, pipeline: &PipelineConfig) {
+    out.head(&format!("[pipelines.{}]", pipeline.name));
+    out.line("stream", quoted(&pipeline.stream));
+    match &pipeline.time {
+        None => out.0.push_str("# no time: event time is the ingest time\n"),
+        Some(time) => {
+            let field = quoted(&time.field.to_string());
+            match time.unit {
+                None => out.line("time", field),
+                Some(unit) => out.line("time", format!("{{ field = {field}, unit = \"{}\" }}", unit_name(unit))),
+            }
+        }
+    }
+    let groups: Vec<_> = pipeline.group_by.iter().map(|group| quoted(&group.name)).collect();
+    out.line("group_by", format!("[{}]", groups.join(", ")));
+    out.line("window", window(pipeline.window));
+    out.duration("delay", pipeline.watermark.delay_ms);
+    out.duration("idle", pipeline.watermark.idle_ms);
+    match pipeline.late {
+        LatePolicy::Update { correct_for_ms } => {
+            out.line("late", quoted("update"));
+            out.duration("correct_for", correct_for_ms);
+        }
+        LatePolicy::DeadLetter => out.line("late", quoted("dead_letter")),
+        LatePolicy::Drop => out.line("late", quoted("drop")),
+    }
+    out.duration("max_ahead", pipeline.watermark.max_ahead_ms);
+    for stage in list(&pipeline.definition["stages"]) {
+        out.head(&format!("[[pipelines.{}.stages]]", pipeline.name));
+        for (key, value) in stage.as_object().into_iter().flatten() {
+            out.line(key, inline(value));
+        }
+    }
+    out.head(&format!("[pipelines.{}.aggregates]", pipeline.name));
+    for aggregate in list(&pipeline.definition["aggregates"]) {
+        out.line(aggregate["name"].as_str().unwrap_or_default(), inline(&aggregate["expression"]));
+    }
+}
+
+fn describe_memory(out: &mut Writer, streams: u64, mailbox_bytes: u64) {
+    let buffers = CONNECTION_BUFFERS_BYTES_MAX as u64;
+    let sum = mailbox_bytes + streams * buffers;
+    // Writing to a string cannot fail.
+    let _ = writeln!(
+        out.0,
+        "\n# memory limits: mailboxes {} + connection buffers {} times {streams} (streams) = {}\n\
+         # besides them, the state of open windows: it grows with the groups that the data has",
+        format_size(mailbox_bytes),
+        format_size(buffers),
+        format_size(sum),
+    );
+}
+
+fn window(spec: WindowSpec) -> String {
+    match spec {
+        WindowSpec::Tumbling { size_ms } => format!("{{ tumbling = \"{}\" }}", format_duration(size_ms)),
+        WindowSpec::Sliding { size_ms, every_ms } => {
+            format!("{{ sliding = \"{}\", every = \"{}\" }}", format_duration(size_ms), format_duration(every_ms))
+        }
+    }
+}
+
+fn address(address: SocketAddr) -> String {
+    quoted(&address.to_string())
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// A value of a definition as TOML: a string, or a table of strings.
+fn inline(value: &Value) -> String {
+    match value {
+        Value::Object(entries) => {
+            let entries: Vec<_> =
+                entries.iter().map(|(key, value)| format!("{} = {}", bare(key), inline(value))).collect();
+            format!("{{ {} }}", entries.join(", "))
+        }
+        other => quoted(other.as_str().unwrap_or_default()),
+    }
+}
+
+/// A key, in quotes where TOML wants them.
+fn bare(key: &str) -> String {
+    let is_bare =
+        !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+    if is_bare { key.to_owned() } else { quoted(key) }
+}
+
+/// A string of TOML.
+fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}

@@ -1,0 +1,209 @@
+//! The config: TOML in, one checked `Config` out, or all its errors at once.
+
+mod address;
+mod aggregates;
+mod calls;
+mod describe;
+mod expressions;
+mod interpolate;
+mod load;
+mod mask;
+mod names;
+mod pipeline;
+mod reader;
+mod report;
+mod settings;
+mod stages;
+mod streams;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::event::{Field, TimeUnit};
+use crate::expr::{Expr, SqlType};
+use crate::window::{AggregateKind, LatePolicy, WatermarkSpec, WindowSpec};
+
+pub use describe::describe;
+pub use load::{load, parse};
+pub use report::{Diagnostic, Report};
+
+/// A config that was checked as a whole.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Journals and the embedded store.
+    pub data_dir: PathBuf,
+    /// Producers are held while its disk has less than this.
+    pub min_free_bytes: u64,
+    /// Where results go.
+    pub store: StoreConfig,
+    /// Where stats are.
+    pub http_listen: SocketAddr,
+    /// In the order of the file.
+    pub streams: Vec<StreamConfig>,
+    /// In the order of the file.
+    pub pipelines: Vec<PipelineConfig>,
+}
+
+/// `[store]`
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// The SQLite file.
+    pub path: PathBuf,
+    /// Time between two flushes of a pipeline.
+    pub flush_every_ms: i64,
+    /// Whether the daemon may change tables.
+    pub migrate: bool,
+}
+
+/// What an acknowledged line survives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Durability {
+    /// Power loss.
+    Fsync,
+    /// `kill -9`.
+    Os,
+}
+
+/// `[streams.<name>]`
+#[derive(Clone, Debug)]
+pub struct StreamConfig {
+    /// Its name.
+    pub name: String,
+    /// Where its lines arrive.
+    pub tcp: Option<SocketAddr>,
+    /// Tokens of which a client must send one; empty where none is wanted.
+    pub tokens: Vec<String>,
+    /// What an acknowledged line survives.
+    pub durability: Durability,
+    /// At this size producers are held.
+    pub journal_limit_bytes: u64,
+    /// Lines stay so long after all have them.
+    pub journal_keep_ms: i64,
+    /// Bytes of a line.
+    pub max_line_bytes: usize,
+}
+
+/// Event time of a pipeline.
+#[derive(Clone, PartialEq, Debug)]
+pub struct TimeConfig {
+    /// The field, read before the first stage.
+    pub slot: usize,
+    /// Its name, for letters.
+    pub field: Field,
+    /// Its unit; else magnitude decides.
+    pub unit: Option<TimeUnit>,
+}
+
+/// What fills a slot of a pipeline's expressions.
+#[derive(Clone, PartialEq, Debug)]
+pub enum SlotSource {
+    /// A field of the line.
+    Field(Field),
+    /// What a `set` stage put under this name.
+    Computed(String),
+}
+
+/// One stage.
+#[derive(Clone, Debug)]
+pub enum StageConfig {
+    /// Keeps an event only where this is TRUE.
+    Filter(Expr),
+    /// Slots and what they become; the right sides see the event as it came in.
+    Set(Vec<(usize, Expr)>),
+    /// A Rust stage that the embedding program registered under this name.
+    Custom(String),
+}
+
+/// One aggregate that window actors keep.
+#[derive(Clone, Debug)]
+pub struct AggregateConfig {
+    /// Its name.
+    pub name: String,
+    /// What is computed.
+    pub kind: AggregateKind,
+    /// Of what; `None` for `count(*)`.
+    pub input: Option<Expr>,
+    /// Only of events where this is TRUE.
+    pub filter: Option<Expr>,
+}
+
+/// One column of the results, in the order of the file.
+#[derive(Clone, Debug)]
+pub struct ColumnConfig {
+    /// Its name.
+    pub name: String,
+    /// Its type in the view.
+    pub sql_type: ColumnType,
+    /// Where it comes from.
+    pub source: ColumnSource,
+}
+
+/// Where a column's value comes from.
+#[derive(Clone, Debug)]
+pub enum ColumnSource {
+    /// The aggregate of this index.
+    Aggregate(usize),
+    /// An expression; its slot `i` is column `i`, one that comes before it in `PipelineConfig::evaluation`.
+    Expression(Expr),
+}
+
+/// The type of a view's column.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ColumnType {
+    /// text
+    Text,
+    /// bigint
+    BigInt,
+    /// numeric
+    Numeric,
+    /// double precision
+    Double,
+    /// boolean
+    Bool,
+    /// timestamp
+    Time,
+}
+
+/// A field that groups are told apart by.
+#[derive(Clone, Debug)]
+pub struct GroupConfig {
+    /// Its name, and its column.
+    pub name: String,
+    /// Its slot after the stages.
+    pub slot: usize,
+    /// Its static type (of a computed field; `Any` for a bare one).
+    pub sql_type: SqlType,
+}
+
+/// `[pipelines.<name>]`, its expressions bound.
+#[derive(Clone, Debug)]
+pub struct PipelineConfig {
+    /// Its name.
+    pub name: String,
+    /// The stream it reads.
+    pub stream: String,
+    /// What fills each slot.
+    pub slots: Vec<SlotSource>,
+    /// Event time; `None`: ingest time.
+    pub time: Option<TimeConfig>,
+    /// In their order.
+    pub stages: Vec<StageConfig>,
+    /// The group's fields.
+    pub group_by: Vec<GroupConfig>,
+    /// The window.
+    pub window: WindowSpec,
+    /// Its watermark.
+    pub watermark: WatermarkSpec,
+    /// What becomes of late events.
+    pub late: LatePolicy,
+    /// What window actors keep.
+    pub aggregates: Vec<AggregateConfig>,
+    /// What results show.
+    pub columns: Vec<ColumnConfig>,
+    /// The columns in an order in which each expression comes behind those that it needs.
+    pub evaluation: Vec<usize>,
+    /// The definition as JSON with a fixed order of keys (for the store: what it was made by).
+    pub definition: serde_json::Value,
+}

@@ -1,0 +1,220 @@
+//! `[pipelines.<name>]`
+
+use serde_json::json;
+
+use crate::event::TimeUnit;
+use crate::limits::PANES_PER_WINDOW_MAX;
+use crate::units::format_duration;
+use crate::window::{LatePolicy, WatermarkSpec, WindowSpec};
+
+use super::aggregates::read_aggregates;
+use super::expressions::{StageScope, read_time};
+use super::names;
+use super::reader::{Section, Setting};
+use super::report::Mistake;
+use super::stages::{read_groups, read_stages};
+use super::streams::{Stream, StreamDefaults};
+use super::{PipelineConfig, TimeConfig};
+
+const DELAY_MS: i64 = 5_000;
+const IDLE_MS: i64 = 30_000;
+const CORRECT_FOR_MS: i64 = 86_400_000;
+const MAX_AHEAD_MS: i64 = 3_600_000;
+
+/// Keys of the contract whose feature comes later.
+const LATER: [&str; 9] =
+    ["missing_time", "retain", "max_groups", "state_limit", "max_behind", "start", "redis", "metrics", "alerts"];
+
+/// All pipelines, in the order of the file.
+pub(super) fn read_pipelines(root: &mut Section<'_>, streams: &[Stream]) -> Vec<PipelineConfig> {
+    let Some(section) = root.take("pipelines").and_then(|setting| setting.section("tables: [pipelines.<name>]")) else {
+        return Vec::new();
+    };
+    let entries = section.entries();
+    for entry in &entries {
+        entry.check_name("a pipeline");
+        let base = entry.key.strip_suffix("_now");
+        if let Some(other) = entries.iter().find(|other| Some(other.key) == base) {
+            let message = format!("`{}` is the name of a view of the pipeline `{}`", entry.key, other.key);
+            let mistake = Mistake::at(entry.key_span.clone(), message).expected("another name");
+            entry.context.note(mistake.help("each pipeline x has the views x and x_now"));
+        }
+    }
+    let read = |entry: &Setting<'_>| {
+        let section = entry.section("a table: [pipelines.<name>]")?;
+        read_pipeline(entry.key, section, streams)
+    };
+    entries.iter().filter_map(read).collect()
+}
+
+fn read_pipeline(name: &str, mut section: Section<'_>, streams: &[Stream]) -> Option<PipelineConfig> {
+    let stream = section.require("stream", "stream = \"…\"").and_then(|setting| find_stream(&setting, streams));
+    let defaults = stream.map(|stream| stream.defaults.clone()).unwrap_or_default();
+    let mut scope = StageScope::default();
+    let time = read_pipeline_time(&mut section, &defaults, &mut scope);
+    let (stages, stage_texts) = read_stages(&mut section, &mut scope);
+    let group_by = read_groups(&mut section, &mut scope);
+    let window = section.require("window", "window = { tumbling = \"5m\" }").and_then(|setting| read_window(&setting));
+    let watermark = read_watermark(&mut section, &defaults);
+    let late = read_late(&mut section);
+    let results = read_aggregates(&mut section, &mut scope, &group_by);
+    section.later(&LATER);
+    section.finish();
+    let (stream, window) = (stream?.config.name.clone(), window?);
+    let groups: Vec<&str> = group_by.iter().map(|group| group.name.as_str()).collect();
+    // Keys in alphabetical order, so that the text does not depend on how the JSON library orders them.
+    let definition = json!({
+        "aggregates": results.texts,
+        "delay": format_duration(watermark.delay_ms),
+        "group_by": groups,
+        "idle": format_duration(watermark.idle_ms),
+        "late": late_definition(late),
+        "max_ahead": format_duration(watermark.max_ahead_ms),
+        "stages": stage_texts,
+        "stream": stream,
+        "time": time.as_ref().map(time_definition),
+        "window": window_definition(window),
+    });
+    Some(PipelineConfig {
+        name: name.to_owned(),
+        stream,
+        slots: scope.into_slots(),
+        time,
+        stages,
+        group_by,
+        window,
+        watermark,
+        late,
+        aggregates: results.aggregates,
+        columns: results.columns,
+        evaluation: results.evaluation,
+        definition,
+    })
+}
+
+fn find_stream<'s>(setting: &Setting<'_>, streams: &'s [Stream]) -> Option<&'s Stream> {
+    let text = setting.text("the name of a stream")?;
+    let found = streams.iter().find(|stream| stream.config.name == text.value);
+    if found.is_none() {
+        let names = streams.iter().map(|stream| stream.config.name.as_str());
+        let help = names::did_you_mean(&text.value, names.clone()).unwrap_or_else(|| {
+            let names: Vec<_> = names.collect();
+            format!("the streams are: {}", names.join(", "))
+        });
+        let mistake = Mistake::at(text.span, format!("there is no stream `{}`", text.value));
+        let mistake = mistake.expected("the name of a stream of this file").help(help);
+        // If no stream could be read at all, that is the mistake.
+        setting.context.note(if streams.is_empty() { mistake.absence() } else { mistake });
+    }
+    found
+}
+
+/// Event time is read before the stages: always a field of the line, whatever `set` makes of its name.
+fn read_pipeline_time(
+    section: &mut Section<'_>,
+    defaults: &StreamDefaults,
+    scope: &mut StageScope,
+) -> Option<TimeConfig> {
+    let (field, unit) = match section.take("time") {
+        Some(setting) => read_time(&setting)?,
+        None => defaults.time.clone()?,
+    };
+    Some(TimeConfig { slot: scope.field_slot(&field), field, unit })
+}
+
+fn read_window(setting: &Setting<'_>) -> Option<WindowSpec> {
+    const EXPECTED: &str = "{ tumbling = \"5m\" } or { sliding = \"5m\", every = \"10s\" }";
+    let mut section = setting.section(EXPECTED)?;
+    let later = ["session", "calendar", "timezone"];
+    let is_later = section.entries().iter().any(|entry| later.contains(&entry.key));
+    let tumbling = section.take("tumbling");
+    let sliding = section.take("sliding");
+    let every = section.take("every");
+    section.later(&later);
+    section.finish();
+    let size = |setting: &Setting<'_>| setting.duration(1);
+    match (tumbling, sliding, every) {
+        (Some(tumbling), None, None) => Some(WindowSpec::Tumbling { size_ms: size(&tumbling)? }),
+        (None, Some(sliding), Some(every)) => {
+            let (size_ms, every_ms) = (size(&sliding), size(&every));
+            check_sliding(&sliding, size_ms?, every_ms?)
+        }
+        (None, Some(sliding), None) => {
+            size(&sliding);
+            sliding.wrong(format!("`{}` needs `every` beside it", sliding.path), EXPECTED);
+            None
+        }
+        (None, None, _) if is_later => None,
+        _ => {
+            setting.wrong(format!("`{}` must say one kind of window", setting.path), EXPECTED);
+            None
+        }
+    }
+}
+
+fn check_sliding(setting: &Setting<'_>, size_ms: i64, every_ms: i64) -> Option<WindowSpec> {
+    let (size, every) = (format_duration(size_ms), format_duration(every_ms));
+    if size_ms % every_ms != 0 {
+        let above = format_duration((size_ms / every_ms + 1).saturating_mul(every_ms));
+        let message = format!("`{}`: {size} is not a multiple of `every`, {every}", setting.path);
+        setting.wrong(message, format!("a multiple of {every}, such as {above}"));
+        return None;
+    }
+    if size_ms / every_ms > PANES_PER_WINDOW_MAX {
+        let message = format!("`{}`: {size} is {} times `every`, {every}", setting.path, size_ms / every_ms);
+        setting.wrong(message, format!("at most {PANES_PER_WINDOW_MAX} times `every`"));
+        return None;
+    }
+    Some(WindowSpec::Sliding { size_ms, every_ms })
+}
+
+fn read_watermark(section: &mut Section<'_>, defaults: &StreamDefaults) -> WatermarkSpec {
+    let mut read = |key, of_stream: Option<i64>, default| {
+        section.take(key).and_then(|setting| setting.duration(0)).or(of_stream).unwrap_or(default)
+    };
+    WatermarkSpec {
+        delay_ms: read("delay", defaults.delay_ms, DELAY_MS),
+        idle_ms: read("idle", defaults.idle_ms, IDLE_MS),
+        max_ahead_ms: read("max_ahead", defaults.max_ahead_ms, MAX_AHEAD_MS),
+    }
+}
+
+fn read_late(section: &mut Section<'_>) -> LatePolicy {
+    let correct_for = section.take("correct_for").and_then(|setting| setting.duration(0));
+    let update = LatePolicy::Update { correct_for_ms: correct_for.unwrap_or(CORRECT_FOR_MS) };
+    let policies = [("update", update), ("dead_letter", LatePolicy::DeadLetter), ("drop", LatePolicy::Drop)];
+    section.take("late").and_then(|setting| setting.choice(&policies, &[])).unwrap_or(update)
+}
+
+fn time_definition(time: &TimeConfig) -> serde_json::Value {
+    json!({ "field": time.field.to_string(), "unit": time.unit.map(unit_name) })
+}
+
+/// As a config writes it.
+pub(super) fn unit_name(unit: TimeUnit) -> &'static str {
+    match unit {
+        TimeUnit::Seconds => "s",
+        TimeUnit::Millis => "ms",
+        TimeUnit::Micros => "us",
+        TimeUnit::Nanos => "ns",
+    }
+}
+
+fn window_definition(window: WindowSpec) -> serde_json::Value {
+    match window {
+        WindowSpec::Tumbling { size_ms } => json!({ "tumbling": format_duration(size_ms) }),
+        WindowSpec::Sliding { size_ms, every_ms } => {
+            json!({ "every": format_duration(every_ms), "sliding": format_duration(size_ms) })
+        }
+    }
+}
+
+fn late_definition(late: LatePolicy) -> serde_json::Value {
+    match late {
+        LatePolicy::Update { correct_for_ms } => {
+            json!({ "correct_for": format_duration(correct_for_ms), "policy": "update" })
+        }
+        LatePolicy::DeadLetter => json!({ "policy": "dead_letter" }),
+        LatePolicy::Drop => json!({ "policy": "drop" }),
+    }
+}

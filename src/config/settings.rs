@@ -1,0 +1,113 @@
+//! What stands at the top of the file: `data_dir`, `[store]`, `[http]`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use super::StoreConfig;
+use super::address::{Listener, read_address};
+use super::reader::{Section, Setting};
+use super::report::Mistake;
+
+const DATA_DIR: &str = "data";
+const MIN_FREE_BYTES: u64 = 256 << 20;
+const STORE_FILE: &str = "tidemill.db";
+const FLUSH_EVERY_MS: i64 = 1_000;
+const HTTP_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7601);
+
+/// Where journals and the embedded store are, and how much must stay free there.
+pub(super) fn read_data(root: &mut Section<'_>) -> (PathBuf, u64) {
+    let base = root.context.base;
+    let data_dir = root.take("data_dir").and_then(|setting| {
+        let text = setting.text("a path")?;
+        if text.value.is_empty() {
+            setting.wrong("`data_dir` is empty", "a path");
+        }
+        Some(base.join(text.value))
+    });
+    let min_free = root.take("min_free").and_then(|setting| setting.size(0..=1 << 50));
+    (data_dir.unwrap_or_else(|| base.join(DATA_DIR)), min_free.unwrap_or(MIN_FREE_BYTES))
+}
+
+/// `[store]`
+pub(super) fn read_store(root: &mut Section<'_>, data_dir: &std::path::Path) -> StoreConfig {
+    let path = data_dir.join(STORE_FILE);
+    let mut store = StoreConfig { path, flush_every_ms: FLUSH_EVERY_MS, migrate: true };
+    let Some(mut section) = root.take("store").and_then(|setting| setting.section("a table: [store]")) else {
+        return store;
+    };
+    let url = section.take("url");
+    let url_file = section.take("url_file");
+    if let (Some(_), Some(file)) = (&url, &url_file) {
+        file.wrong("both `url` and `url_file` are given", "one of them");
+    }
+    let given = match (url, url_file) {
+        (Some(url), _) => url.text(STORE_URL).and_then(|text| store_path(&url, &text.value)),
+        (None, Some(file)) => read_secret_file(&file).and_then(|url| store_path(&file, url.trim())),
+        (None, None) => None,
+    };
+    if let Some(path) = given {
+        store.path = path;
+    }
+    if let Some(flush_every) = section.take("flush_every").and_then(|setting| setting.duration(1)) {
+        store.flush_every_ms = flush_every;
+    }
+    if let Some(migrate) = section.take("migrate").and_then(|setting| setting.flag()) {
+        store.migrate = migrate;
+    }
+    section.later(&["schema"]);
+    section.finish();
+    store
+}
+
+const STORE_URL: &str = "a URL such as \"sqlite://data/tidemill.db\"";
+
+/// The file of a `sqlite://` URL. No message repeats the URL, since it may hold a password.
+fn store_path(setting: &Setting<'_>, url: &str) -> Option<PathBuf> {
+    match url.split_once("://") {
+        Some(("sqlite", "")) => setting.wrong(format!("`{}` names no file", setting.path), STORE_URL),
+        Some(("sqlite", path)) => return Some(setting.context.base.join(path)),
+        Some(("postgres" | "postgresql", _)) => {
+            setting.wrong(format!("`{}`: PostgreSQL is not available yet", setting.path), STORE_URL);
+        }
+        _ => setting.wrong(format!("`{}` is no URL of a store", setting.path), STORE_URL),
+    }
+    None
+}
+
+/// What a file with a secret holds.
+pub(super) fn read_secret_file(setting: &Setting<'_>) -> Option<String> {
+    let text = setting.text("the path of a file")?;
+    let path = setting.context.base.join(&text.value);
+    match std::fs::read_to_string(&path) {
+        Ok(secret) => Some(secret),
+        Err(error) => {
+            let message = format!("`{}`: cannot read {}: {error}", setting.path, path.display());
+            let mistake = Mistake::at(text.span, message).expected("a file that this user can read");
+            setting.context.note(mistake.help("relative paths begin at the config file's folder"));
+            None
+        }
+    }
+}
+
+/// `[http]`
+pub(super) fn read_http(root: &mut Section<'_>) -> Listener {
+    let default = Listener { address: HTTP_LISTEN, path: "http.listen".to_owned(), span: None };
+    let Some(mut section) = root.take("http").and_then(|setting| setting.section("a table: [http]")) else {
+        return default;
+    };
+    let listen = section.take("listen").and_then(|setting| {
+        let listener = read_address(&setting)?;
+        if !listener.address.ip().is_loopback() {
+            let message = format!("`http.listen` is beyond loopback ({}), which needs a token", listener.address.ip());
+            let mistake =
+                Mistake::at(setting.span(), message).expected("a loopback address, such as \"127.0.0.1:7601\"");
+            setting
+                .context
+                .note(mistake.help("tokens for HTTP are not available yet: put a proxy that asks for one before it"));
+        }
+        Some(listener)
+    });
+    section.later(&["token", "token_file", "read_token", "read_token_file", "hosts"]);
+    section.finish();
+    listen.unwrap_or(default)
+}

@@ -1,0 +1,185 @@
+//! `[streams.<name>]`
+
+use crate::event::{Field, TimeUnit};
+use crate::units::format_size;
+
+use super::address::{Listener, read_address};
+use super::expressions::read_time;
+use super::reader::{Section, Setting};
+use super::report::Mistake;
+use super::settings::read_secret_file;
+use super::{Durability, StreamConfig};
+
+const JOURNAL_LIMIT_BYTES: u64 = 10 << 30;
+const JOURNAL_LIMIT_MIN_BYTES: u64 = 1 << 20;
+const JOURNAL_KEEP_MS: i64 = 86_400_000;
+const MAX_LINE_BYTES: u64 = 1 << 20;
+const MAX_LINE_MIN_BYTES: u64 = 64;
+/// A longer line is a batch of its own; of this size a few still fit into memory side by side.
+const MAX_LINE_MAX_BYTES: u64 = 64 << 20;
+/// Characters of a token at least.
+const TOKEN_MIN_CHARS: usize = 16;
+/// Two, so that a token can be replaced without a moment in which neither works.
+const TOKENS_MAX: usize = 2;
+
+/// What a stream says for its pipelines; each may say otherwise.
+#[derive(Clone, Debug, Default)]
+pub(super) struct StreamDefaults {
+    pub(super) time: Option<(Field, Option<TimeUnit>)>,
+    pub(super) delay_ms: Option<i64>,
+    pub(super) idle_ms: Option<i64>,
+    pub(super) max_ahead_ms: Option<i64>,
+}
+
+/// A stream, and what belongs to it but not into it.
+pub(super) struct Stream {
+    pub(super) config: StreamConfig,
+    pub(super) defaults: StreamDefaults,
+    pub(super) listener: Option<Listener>,
+}
+
+/// All streams, in the order of the file; one with mistakes, too, so that what refers to it does not fail, too.
+pub(super) fn read_streams(root: &mut Section<'_>) -> Vec<Stream> {
+    let Some(setting) = root.take("streams") else {
+        let mistake =
+            Mistake::at(0..0, "there is no stream").expected("`[streams.<name>]` with `tcp = \"127.0.0.1:7600\"`");
+        root.context.note(mistake.absence());
+        return Vec::new();
+    };
+    let Some(section) = setting.section("tables: [streams.<name>]") else { return Vec::new() };
+    let entries = section.entries();
+    if entries.is_empty() {
+        setting.wrong("there is no stream", "`[streams.<name>]` with `tcp = \"127.0.0.1:7600\"`");
+    }
+    let read = |entry: Setting<'_>| {
+        entry.check_name("a stream");
+        let section = entry.section("a table: [streams.<name>]")?;
+        Some(read_stream(entry.key, section))
+    };
+    entries.into_iter().filter_map(read).collect()
+}
+
+fn read_stream(name: &str, mut section: Section<'_>) -> Stream {
+    let listener = section.take("tcp").and_then(|setting| read_address(&setting));
+    let formats = [("ndjson", ())];
+    section.take("format").and_then(|setting| setting.choice(&formats, &["influx"]));
+    let tokens = read_tokens(&mut section, listener.as_ref());
+    let durabilities = [("fsync", Durability::Fsync), ("os", Durability::Os)];
+    let durability = section.take("durability").and_then(|setting| setting.choice(&durabilities, &[]));
+    let max_line = section
+        .take("max_line")
+        .and_then(|setting| setting.size(MAX_LINE_MIN_BYTES..=MAX_LINE_MAX_BYTES))
+        .unwrap_or(MAX_LINE_BYTES);
+    let journal_limit = read_journal_limit(&mut section, max_line);
+    let journal_keep = section.take("journal_keep").and_then(|setting| setting.duration(0));
+    let defaults = StreamDefaults {
+        time: section.take("time").and_then(|setting| read_time(&setting)),
+        delay_ms: section.take("delay").and_then(|setting| setting.duration(0)),
+        idle_ms: section.take("idle").and_then(|setting| setting.duration(0)),
+        max_ahead_ms: section.take("max_ahead").and_then(|setting| setting.duration(0)),
+    };
+    section.later(&["raw_events", "precision"]);
+    section.finish();
+    let config = StreamConfig {
+        name: name.to_owned(),
+        tcp: listener.as_ref().map(|listener| listener.address),
+        tokens,
+        durability: durability.unwrap_or(Durability::Fsync),
+        journal_limit_bytes: journal_limit,
+        journal_keep_ms: journal_keep.unwrap_or(JOURNAL_KEEP_MS),
+        // At most 64 MiB, so that it fits.
+        max_line_bytes: max_line as usize,
+    };
+    Stream { config, defaults, listener }
+}
+
+fn read_journal_limit(section: &mut Section<'_>, max_line: u64) -> u64 {
+    let Some(setting) = section.take("journal_limit") else { return JOURNAL_LIMIT_BYTES };
+    let Some(limit) = setting.size(JOURNAL_LIMIT_MIN_BYTES..=1 << 50) else { return JOURNAL_LIMIT_BYTES };
+    if limit < max_line {
+        let message = format!("`{}` has no room for one line of `max_line`", setting.path);
+        setting.wrong(message, format!("at least {}", format_size(max_line)));
+    }
+    limit
+}
+
+/// `token`, `token_file` and `open`: who may put events into the stream.
+fn read_tokens(section: &mut Section<'_>, listener: Option<&Listener>) -> Vec<String> {
+    let token = section.take("token");
+    let token_file = section.take("token_file");
+    let open = section.take("open");
+    let is_open = open.as_ref().and_then(Setting::flag) == Some(true);
+    match (&open, token.as_ref().or(token_file.as_ref())) {
+        (Some(open), Some(token)) if is_open => {
+            open.wrong(
+                format!("`{}` says that no token is wanted, `{}` gives one", open.path, token.path),
+                "one of them",
+            );
+        }
+        (_, None) if !is_open => check_reach(section, listener),
+        _ => {}
+    }
+    if let (Some(_), Some(file)) = (&token, &token_file) {
+        file.wrong("both `token` and `token_file` are given", "one of them");
+    }
+    match (token, token_file) {
+        (Some(token), _) => tokens_of(&token),
+        (None, Some(file)) => tokens_of_file(&file),
+        (None, None) => Vec::new(),
+    }
+}
+
+/// A stream that other machines can reach says who may use it.
+fn check_reach(section: &Section<'_>, listener: Option<&Listener>) {
+    let Some(Listener { address, path, span: Some(span) }) = listener else { return };
+    if !address.ip().is_loopback() {
+        let message = format!("`{path}` is beyond loopback ({}), which needs a token", address.ip());
+        let mistake = Mistake::at(span.clone(), message).expected("a loopback address, or a `token` beside it");
+        let help =
+            "add `token = \"${NAME}\"`, or `open = true` if anyone who reaches it may put events into this stream";
+        section.context.note(mistake.help(help));
+    }
+}
+
+const TOKENS: &str = "a token of at least 16 characters, or a list of two";
+
+fn tokens_of(setting: &Setting<'_>) -> Vec<String> {
+    if !setting.is_list() {
+        return read_token(setting).into_iter().collect();
+    }
+    let tokens = setting.list(TOKENS).unwrap_or_default();
+    if tokens.is_empty() || tokens.len() > TOKENS_MAX {
+        setting.wrong(format!("`{}` has {} tokens", setting.path, tokens.len()), TOKENS);
+    }
+    tokens.iter().filter_map(read_token).collect()
+}
+
+fn read_token(setting: &Setting<'_>) -> Option<String> {
+    let token = setting.text(TOKENS)?.value;
+    check_token(setting, &token).then_some(token)
+}
+
+/// One token a line.
+fn tokens_of_file(setting: &Setting<'_>) -> Vec<String> {
+    let Some(text) = read_secret_file(setting) else { return Vec::new() };
+    let tokens: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    if tokens.is_empty() || tokens.len() > TOKENS_MAX {
+        setting.wrong(format!("`{}` has {} tokens", setting.path, tokens.len()), "a file with one token, or two lines");
+    }
+    tokens.into_iter().filter(|token| check_token(setting, token)).collect()
+}
+
+/// No message repeats a token.
+fn check_token(setting: &Setting<'_>, token: &str) -> bool {
+    let count = token.chars().count();
+    if count < TOKEN_MIN_CHARS {
+        setting.wrong(format!("the token of `{}` is too short: {count} characters", setting.path), TOKENS);
+        return false;
+    }
+    // `@auth <token>` is one line, and a header has no other characters.
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        setting.wrong(format!("the token of `{}` holds a blank or is not ASCII", setting.path), TOKENS);
+        return false;
+    }
+    true
+}
