@@ -1,0 +1,209 @@
+//! The store: one transaction moves results, state, letters, account and checkpoint.
+//!
+//! This file is what every store takes and gives, as plain data; `sqlite` is the embedded one: `begin` is a pipeline's
+//! start, `commit` the transaction of a flush, `views` the SQL of the views, `query` reads them.
+
+mod begin;
+mod commit;
+mod connection;
+mod error;
+mod migrate;
+mod query;
+mod schema;
+mod sqlite;
+mod upsert;
+mod views;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use crossbeam_channel::Receiver;
+use tokio::sync::oneshot;
+
+use crate::event::{Account, Letter, Position};
+
+pub use error::StoreError;
+pub use sqlite::Sqlite;
+
+/// The private state of one group in one window or pane, encoded (versioned and mergeable; see `window`).
+pub type StateBytes = Vec<u8>;
+
+/// What a store must know to show and to merge a pipeline's states; the pipeline room implements it.
+pub trait Definition: Send + Sync {
+    /// The pipeline's name.
+    fn pipeline(&self) -> &str;
+    /// Group columns, then value columns, as the view shows them.
+    fn columns(&self) -> Vec<Column>;
+    /// How many of them are group columns.
+    fn group_columns(&self) -> usize;
+    /// The values of the state as a JSON array, in the order of the value columns; and how many events it holds.
+    ///
+    /// # Errors
+    /// Where the bytes are no state of this pipeline.
+    fn values(&self, state: &[u8]) -> Result<(serde_json::Value, u64), String>;
+    /// The values of no event at all (for `…_now` with an empty `group_by`).
+    fn empty_values(&self) -> serde_json::Value;
+    /// Merges two states.
+    ///
+    /// # Errors
+    /// Where the bytes are no state of this pipeline.
+    fn merge(&self, a: &[u8], b: &[u8]) -> Result<StateBytes, String>;
+    /// A group's fields as a JSON array, from its encoded key.
+    ///
+    /// # Errors
+    /// Where the bytes are no key.
+    fn group(&self, key: &[u8]) -> Result<serde_json::Value, String>;
+    /// The definition as JSON, secrets masked.
+    fn definition(&self) -> &serde_json::Value;
+}
+
+/// A column of a pipeline's view.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    pub sql_type: crate::config::ColumnType,
+}
+
+/// One row to be written by a flush.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// The state of a group in a window as it is now: replaces what is stored.
+    Row {
+        /// Unix ms.
+        window_start: i64,
+        /// Unix ms.
+        window_end: i64,
+        /// Encoded.
+        group: Arc<[u8]>,
+        /// Encoded.
+        state: StateBytes,
+        /// Whether the pipeline may not have seen the window whole.
+        partial: bool,
+    },
+    /// Late events of a closed window, to be merged into what is stored (after the rows of the same flush).
+    Correction {
+        /// Unix ms.
+        window_start: i64,
+        /// Unix ms.
+        window_end: i64,
+        /// Encoded.
+        group: Arc<[u8]>,
+        /// Only the late events, encoded.
+        state: StateBytes,
+        /// The greatest ingest time among them, unix ms.
+        revised_at: i64,
+        /// Whether the pipeline may not have seen the window whole (where it makes the row).
+        partial: bool,
+    },
+    /// The state of a group in an open pane of a sliding window: replaces what is stored.
+    Pane {
+        /// Unix ms.
+        pane_start: i64,
+        /// Encoded.
+        group: Arc<[u8]>,
+        /// Encoded.
+        state: StateBytes,
+    },
+    /// Panes that begin before this are needed no more.
+    PanesBefore(i64),
+    /// A dead letter.
+    Letter(Letter),
+}
+
+/// Up to where a pipeline's effects are in the store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Checkpoint {
+    /// The journal that the position is of; 0 before the first commit.
+    pub journal_id: u64,
+    /// All records up to it.
+    pub position: Position,
+    /// `None` before any event.
+    pub watermark: Option<i64>,
+    /// Silence so far, ms.
+    pub silence_ms: i64,
+    /// Position and ingest time of the first record it read (for `partial`); 0 before any.
+    pub first_position: Position,
+    /// Unix ms.
+    pub first_ingest_time: i64,
+    /// Where each event ended.
+    pub account: Account,
+}
+
+/// The right to write a pipeline's rows: held by the last that took it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fence {
+    /// Rises with each taker.
+    pub epoch: i64,
+    /// Random.
+    pub writer: i64,
+}
+
+/// What a pipeline begins with: one snapshot, read after the fence was taken.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The right to write.
+    pub fence: Fence,
+    /// Where it goes on.
+    pub checkpoint: Checkpoint,
+    /// Rows of windows that were open at the checkpoint (`window_end` > watermark): `Change::Row`; and all panes:
+    /// `Change::Pane`.
+    pub open: Vec<Change>,
+}
+
+/// One transaction of one pipeline. Chunks come through the channel until its senders are gone; `finish` must have been
+/// sent as the last message, or nothing is committed.
+pub struct Flush {
+    /// Whose.
+    pub definition: Arc<dyn Definition>,
+    /// The stream.
+    pub stream: String,
+    /// The right to write.
+    pub fence: Fence,
+    /// What is written.
+    pub chunks: Receiver<Chunk>,
+    /// How it ended.
+    pub reply: oneshot::Sender<Result<Flushed, StoreError>>,
+}
+
+/// A piece of a flush.
+pub enum Chunk {
+    /// Rows; the second part (credit) is dropped when they are written.
+    Changes(Vec<Change>, Box<dyn Send>),
+    /// All is there: the new checkpoint. Commit.
+    Finish(Checkpoint),
+}
+
+/// What a flush did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Flushed {
+    /// Rows written.
+    pub rows: u64,
+    /// Letters written.
+    pub letters: u64,
+}
+
+/// Which rows of a pipeline's view to read.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    /// Only the window that is next to close.
+    pub now: bool,
+    /// Only windows that begin at or after this, unix ms.
+    pub from: Option<i64>,
+    /// Only windows that begin before this, unix ms.
+    pub to: Option<i64>,
+    /// At most so many rows (the latest windows first).
+    pub limit: usize,
+}
+
+/// Rows of a view.
+#[derive(Clone, PartialEq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct ResultRows {
+    /// The view's columns.
+    pub columns: Vec<String>,
+    /// One array a row.
+    pub rows: Vec<Vec<serde_json::Value>>,
+}

@@ -1,0 +1,82 @@
+//! The tables as diesel sees them; `migrations/` makes them and says what their columns hold.
+
+diesel::table! {
+    pipelines (name) {
+        name -> Text,
+        definition -> Text,
+        definition_hash -> Text,
+        revision -> BigInt,
+        first_seen_at -> BigInt,
+        changed_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    checkpoints (pipeline) {
+        pipeline -> Text,
+        stream -> Text,
+        epoch -> BigInt,
+        writer -> BigInt,
+        commits -> BigInt,
+        journal_id -> BigInt,
+        position -> BigInt,
+        watermark -> Nullable<BigInt>,
+        silence_ms -> BigInt,
+        first_position -> BigInt,
+        first_ingest_time -> BigInt,
+        read -> BigInt,
+        made -> BigInt,
+        filtered -> BigInt,
+        aggregated -> BigInt,
+        late -> BigInt,
+        dead -> BigInt,
+        exploded -> BigInt,
+        skipped -> BigInt,
+        partly_late -> BigInt,
+    }
+}
+
+diesel::table! {
+    window_results (pipeline, window_start, window_end, group_hash) {
+        pipeline -> Text,
+        window_start -> BigInt,
+        window_end -> BigInt,
+        group_hash -> Binary,
+        group_key -> Binary,
+        group_values -> Text,
+        result_values -> Text,
+        events -> BigInt,
+        other -> Bool,
+        partial -> Bool,
+        revised_at -> Nullable<BigInt>,
+        revision -> BigInt,
+        state -> Binary,
+    }
+}
+
+diesel::table! {
+    pane_states (pipeline, pane_start, group_hash) {
+        pipeline -> Text,
+        pane_start -> BigInt,
+        group_hash -> Binary,
+        group_key -> Binary,
+        state -> Binary,
+    }
+}
+
+diesel::table! {
+    dead_letters (stream, position, pipeline) {
+        stream -> Text,
+        position -> BigInt,
+        pipeline -> Text,
+        line -> Binary,
+        kind -> Text,
+        stage -> Text,
+        reason -> Text,
+        producer -> Nullable<Text>,
+        peer -> Nullable<Text>,
+        attempts -> BigInt,
+        failed_at -> BigInt,
+        replayed_at -> Nullable<BigInt>,
+    }
+}

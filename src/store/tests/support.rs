@@ -1,0 +1,230 @@
+//! A small definition (a count and a sum of whole numbers), and short words for what tests do again and again.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crossbeam_channel::{Sender, unbounded};
+use diesel::prelude::*;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+use crate::config::ColumnType;
+use crate::event::{Account, Letter, LetterKind, Origin};
+use crate::store::{
+    Change, Checkpoint, Chunk, Column, Definition, Fence, Flush, Flushed, Query, Snapshot, Sqlite, StoreError,
+};
+
+/// `count(*)` and `sum(n)` by one text field, unless it says otherwise. A state is the count and the sum, unless
+/// `raw` tells the values from it.
+#[derive(Clone)]
+pub(super) struct Definitions {
+    pub name: String,
+    pub groups: Vec<(String, ColumnType)>,
+    pub results: Vec<(String, ColumnType)>,
+    pub raw: Option<fn(&[u8]) -> Value>,
+    pub json: Value,
+}
+
+pub(super) fn by_path(name: &str) -> Definitions {
+    Definitions {
+        name: name.to_owned(),
+        groups: vec![("path".to_owned(), ColumnType::Text)],
+        results: vec![("views".to_owned(), ColumnType::BigInt), ("bytes".to_owned(), ColumnType::Numeric)],
+        raw: None,
+        json: json!({"name": name}),
+    }
+}
+
+pub(super) fn state(count: i64, sum: i64) -> Vec<u8> {
+    [count.to_le_bytes(), sum.to_le_bytes()].concat()
+}
+
+fn parts(state: &[u8]) -> Result<(i64, i64), String> {
+    let (count, sum) = state.split_at_checked(8).ok_or("too short")?;
+    let number = |bytes: &[u8]| bytes.try_into().map(i64::from_le_bytes).map_err(|_| "not 16 bytes".to_owned());
+    Ok((number(count)?, number(sum)?))
+}
+
+impl Definition for Definitions {
+    fn pipeline(&self) -> &str {
+        &self.name
+    }
+    fn columns(&self) -> Vec<Column> {
+        let all = self.groups.iter().chain(&self.results);
+        all.map(|(name, sql_type)| Column { name: name.clone(), sql_type: *sql_type }).collect()
+    }
+    fn group_columns(&self) -> usize {
+        self.groups.len()
+    }
+    fn values(&self, state: &[u8]) -> Result<(Value, u64), String> {
+        if let Some(raw) = self.raw {
+            return Ok((raw(state), 1));
+        }
+        let (count, sum) = parts(state)?;
+        assert_ne!(count, -1, "a state that panics");
+        Ok((json!([count, sum]), count.cast_unsigned()))
+    }
+    fn empty_values(&self) -> Value {
+        json!([0, null])
+    }
+    fn merge(&self, a: &[u8], b: &[u8]) -> Result<Vec<u8>, String> {
+        let (a, b) = (parts(a)?, parts(b)?);
+        Ok(state(a.0 + b.0, a.1 + b.1))
+    }
+    fn group(&self, key: &[u8]) -> Result<Value, String> {
+        serde_json::from_slice(key).map_err(|error| error.to_string())
+    }
+    fn definition(&self) -> &Value {
+        &self.json
+    }
+}
+
+/// A store in a folder of its own.
+pub(super) struct Bench {
+    pub folder: TempDir,
+    pub store: Sqlite,
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Sqlite::open(folder.path().join("mill/t.db"), true).unwrap();
+        Self { folder, store }
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("mill/t.db")
+    }
+
+    /// Another connection, as a user's own tools would make it.
+    pub fn connect(&self) -> SqliteConnection {
+        SqliteConnection::establish(self.path().to_str().unwrap()).unwrap()
+    }
+
+    /// One value of one row, as text.
+    pub fn ask(&self, sql: &str) -> String {
+        #[derive(QueryableByName)]
+        struct Answer {
+            #[diesel(sql_type = diesel::sql_types::Nullable<diesel::sql_types::Text>)]
+            answer: Option<String>,
+        }
+        let sql = format!("SELECT CAST(({sql}) AS TEXT) AS answer");
+        let answer: Answer = diesel::sql_query(sql).get_result(&mut self.connect()).unwrap();
+        answer.answer.unwrap_or_else(|| "NULL".to_owned())
+    }
+
+    pub async fn begin(&self, definition: &Definitions) -> Snapshot {
+        self.store.begin(Arc::new(definition.clone()), "web").await.unwrap()
+    }
+
+    /// A whole flush.
+    pub async fn flush(
+        &self,
+        definition: &Definitions,
+        fence: Fence,
+        changes: Vec<Change>,
+        checkpoint: Checkpoint,
+    ) -> Result<Flushed, StoreError> {
+        let open = open_flush(&self.store, definition, fence);
+        // A flush that failed already takes nothing more: its reply says why.
+        let _ = open.chunks.send(Chunk::Changes(changes, Box::new(())));
+        let _ = open.chunks.send(Chunk::Finish(checkpoint));
+        open.reply.await.unwrap()
+    }
+
+    /// Begins, flushes once and shows the view.
+    pub async fn shown(&self, definition: &Definitions, changes: Vec<Change>, watermark: i64) -> Vec<Vec<Value>> {
+        let fence = self.begin(definition).await.fence;
+        self.flush(definition, fence, changes, at(10, watermark)).await.unwrap();
+        self.rows(&definition.name).await
+    }
+
+    pub async fn rows(&self, pipeline: &str) -> Vec<Vec<Value>> {
+        self.store.rows(pipeline, Query { limit: 100, ..Query::default() }).await.unwrap().rows
+    }
+
+    pub async fn now(&self, pipeline: &str) -> Vec<Vec<Value>> {
+        self.store.rows(pipeline, Query { now: true, limit: 100, ..Query::default() }).await.unwrap().rows
+    }
+
+    /// `[window_start_ms, path, views, bytes]` of each row, oldest first.
+    pub async fn sums(&self, pipeline: &str) -> Vec<(i64, String, i64, i64)> {
+        let rows = self.rows(pipeline).await;
+        let int = |value: &Value| value.as_i64().unwrap();
+        let short =
+            |row: &Vec<Value>| (int(&row[2]), row[7].as_str().unwrap_or("NULL").to_owned(), int(&row[8]), int(&row[9]));
+        let mut short: Vec<_> = rows.iter().map(short).collect();
+        short.sort();
+        short
+    }
+}
+
+/// A flush that waits for its chunks.
+pub(super) struct OpenFlush {
+    pub chunks: Sender<Chunk>,
+    pub reply: oneshot::Receiver<Result<Flushed, StoreError>>,
+}
+
+pub(super) fn open_flush(store: &Sqlite, definition: &Definitions, fence: Fence) -> OpenFlush {
+    let (chunks, receiver) = unbounded();
+    let (sender, reply) = oneshot::channel();
+    store.flush(Flush {
+        definition: Arc::new(definition.clone()),
+        stream: "web".to_owned(),
+        fence,
+        chunks: receiver,
+        reply: sender,
+    });
+    OpenFlush { chunks, reply }
+}
+
+pub(super) fn at(position: u64, watermark: i64) -> Checkpoint {
+    Checkpoint { position, watermark: Some(watermark), ..Checkpoint::default() }
+}
+
+pub(super) fn account(read: u64, filtered: u64, aggregated: u64, dead: u64) -> Account {
+    Account { read, filtered, aggregated, dead, ..Account::default() }
+}
+
+pub(super) fn key(group: &Value) -> Arc<[u8]> {
+    group.to_string().into_bytes().into()
+}
+
+/// The state of `/path` in the 100 ms from `start`.
+pub(super) fn row(start: i64, path: &str, count: i64, sum: i64) -> Change {
+    Change::Row {
+        window_start: start,
+        window_end: start + 100,
+        group: key(&json!([path])),
+        state: state(count, sum),
+        partial: false,
+    }
+}
+
+pub(super) fn late(start: i64, path: &str, count: i64, sum: i64, revised_at: i64) -> Change {
+    Change::Correction {
+        window_start: start,
+        window_end: start + 100,
+        group: key(&json!([path])),
+        state: state(count, sum),
+        revised_at,
+        partial: true,
+    }
+}
+
+pub(super) fn pane(start: i64, path: &str, count: i64) -> Change {
+    Change::Pane { pane_start: start, group: key(&json!([path])), state: state(count, 0) }
+}
+
+pub(super) fn letter(position: u64, line: &[u8], reason: &str) -> Change {
+    Change::Letter(Letter {
+        position,
+        line: line.to_vec(),
+        kind: LetterKind::Expression,
+        stage: "filter".to_owned(),
+        reason: reason.to_owned(),
+        ingest_time: 1_700,
+        origin: Origin { producer: Some("p-1".into()), peer: None },
+    })
+}

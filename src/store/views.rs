@@ -1,0 +1,177 @@
+//! The two typed views of a pipeline: `<name>` with all rows, `<name>_now` with those of the window next to close.
+//!
+//! Rows hold their group and their values as JSON, so that a table's shape never follows a config; the view gives each
+//! column its name and its static type. No cast in it can fail: what does not fit a type becomes NULL.
+
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{Nullable, Text};
+
+use super::{Definition, StoreError};
+use crate::config::ColumnType;
+
+/// The columns that each view begins with.
+const FIXED: [&str; 7] = ["window_start", "window_end", "window_start_ms", "closed", "partial", "other", "revised_at"];
+
+/// Behind the fixed columns come the groups'.
+pub(super) const FIRST_GROUP_COLUMN: usize = FIXED.len();
+
+#[derive(QueryableByName)]
+struct Object {
+    #[diesel(sql_type = Text)]
+    name: String,
+    #[diesel(sql_type = Text)]
+    kind: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    text: Option<String>,
+}
+
+/// Makes both views, or makes them anew where their text has changed. What is not ours is never touched.
+pub(super) fn ensure(connection: &mut SqliteConnection, definition: &dyn Definition) -> Result<(), StoreError> {
+    let pipeline = definition.pipeline();
+    for (name, text) in [(pipeline.to_owned(), view(definition)), (now_name(pipeline), now_view(definition))] {
+        // SQLite's names do not tell case apart.
+        let there: Option<Object> = sql_query(
+            "SELECT name, type AS kind, sql AS text FROM sqlite_master WHERE name = ? COLLATE NOCASE LIMIT 1",
+        )
+        .bind::<Text, _>(&name)
+        .get_result(connection)
+        .optional()?;
+        match there {
+            None => {}
+            Some(there) if there.text.as_ref() == Some(&text) => continue,
+            Some(Object { kind, text: Some(old), .. }) if kind == "view" && old.contains(&marker(pipeline)) => {
+                sql_query(format!("DROP VIEW {}", identifier(&name))).execute(connection)?;
+            }
+            Some(Object { name: there, kind, .. }) => {
+                return Err(StoreError::Refused(format!(
+                    "the store has a {kind} {there:?} already that is not pipeline {pipeline:?}'s, which needs that \
+                     name for a view: rename the pipeline, or rename or drop the {kind}"
+                )));
+            }
+        }
+        sql_query(text).execute(connection)?;
+    }
+    Ok(())
+}
+
+/// The name of the view of the window next to close.
+pub(super) fn now_name(pipeline: &str) -> String {
+    format!("{pipeline}_now")
+}
+
+/// A name as SQL, whatever it holds.
+pub(super) fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// By this a view is known for the pipeline's.
+fn marker(pipeline: &str) -> String {
+    format!("/* made by tidemill for pipeline {pipeline} */")
+}
+
+fn view(definition: &dyn Definition) -> String {
+    let pipeline = definition.pipeline();
+    format!(
+        "CREATE VIEW {} AS {}\nSELECT\n{}\nFROM window_results\nWHERE pipeline = {}",
+        identifier(pipeline),
+        marker(pipeline),
+        columns(definition),
+        literal(pipeline)
+    )
+}
+
+fn now_view(definition: &dyn Definition) -> String {
+    let pipeline = definition.pipeline();
+    let whose = literal(pipeline);
+    let watermark = watermark(pipeline);
+    // The plus keeps SQLite from walking all windows that have begun, which are all there ever were.
+    let next = format!(
+        "SELECT min(window_end) FROM window_results\n    \
+         WHERE pipeline = {whose} AND window_end > {watermark} AND +window_start <= {watermark}"
+    );
+    let mut source = format!(
+        "  SELECT window_start, window_end, partial, other, revised_at, group_values, result_values\n  \
+         FROM window_results\n  \
+         WHERE pipeline = {whose} AND +window_start <= {watermark} AND window_end = (\n    {next})"
+    );
+    if definition.group_columns() == 0 {
+        let empty = literal(&definition.empty_values().to_string());
+        source.push_str(&format!(
+            "\n  UNION ALL\n  SELECT NULL, NULL, 0, 0, NULL, '[]', {empty}\n  WHERE (\n    {next}) IS NULL"
+        ));
+    }
+    format!(
+        "CREATE VIEW {} AS {}\nSELECT\n{}\nFROM (\n{source}\n)",
+        identifier(&now_name(pipeline)),
+        marker(pipeline),
+        columns(definition)
+    )
+}
+
+/// NULL before any event, which closes no window and opens none.
+fn watermark(pipeline: &str) -> String {
+    format!("(SELECT watermark FROM checkpoints WHERE pipeline = {})", literal(pipeline))
+}
+
+fn columns(definition: &dyn Definition) -> String {
+    let closed = format!("coalesce(window_end <= {}, 0)", watermark(definition.pipeline()));
+    let fixed = [
+        time_text("window_start"),
+        time_text("window_end"),
+        "window_start".to_owned(),
+        closed,
+        "partial".to_owned(),
+        "other".to_owned(),
+        time_text("revised_at"),
+    ];
+    let groups = definition.group_columns();
+    let own = definition.columns().into_iter().enumerate().map(|(index, column)| {
+        let value = match index.checked_sub(groups) {
+            None => typed("group_values", index, column.sql_type),
+            Some(index) => typed("result_values", index, column.sql_type),
+        };
+        (value, column.name)
+    });
+    let fixed = fixed.into_iter().zip(FIXED.map(str::to_owned));
+    let lines: Vec<String> =
+        fixed.chain(own).map(|(value, name)| format!("  {value} AS {}", identifier(&name))).collect();
+    lines.join(",\n")
+}
+
+/// Unix ms as `YYYY-MM-DD HH:MM:SS[.mmm]`, UTC; also before 1970, where `%` is negative.
+fn time_text(ms: &str) -> String {
+    let rest = format!("({ms} % 1000 + 1000) % 1000");
+    format!(
+        "datetime(({ms} - {rest}) / 1000, 'unixepoch') || \
+         CASE {ms} % 1000 WHEN 0 THEN '' ELSE printf('.%03d', {rest}) END"
+    )
+}
+
+/// The element of a JSON array, as the column's static type.
+fn typed(array: &str, index: usize, sql_type: ColumnType) -> String {
+    let kind = format!("json_type({array}, '$[{index}]')");
+    let value = format!("json_extract({array}, '$[{index}]')");
+    match sql_type {
+        // Text as it is; of all else its JSON: 200, true, {"a":1}.
+        ColumnType::Text => {
+            format!("CASE {kind} WHEN 'text' THEN {value} WHEN 'null' THEN NULL ELSE {array} -> {index} END")
+        }
+        ColumnType::BigInt => format!("CASE WHEN {kind} IN ('integer', 'real') THEN CAST({value} AS INTEGER) END"),
+        // Whole numbers beyond 64 bits come as text of digits.
+        ColumnType::Numeric => {
+            format!(
+                "CASE WHEN {kind} IN ('integer', 'real') THEN {value} WHEN {kind} = 'text' THEN CAST({value} AS REAL) END"
+            )
+        }
+        ColumnType::Double => format!("CASE WHEN {kind} IN ('integer', 'real', 'text') THEN CAST({value} AS REAL) END"),
+        ColumnType::Bool => format!("CASE {kind} WHEN 'true' THEN 1 WHEN 'false' THEN 0 END"),
+        ColumnType::Time => {
+            format!("CASE {kind} WHEN 'integer' THEN {} WHEN 'text' THEN {value} END", time_text(&value))
+        }
+    }
+}
