@@ -1,0 +1,190 @@
+//! What the states of a pipeline show: values, expressions over aggregates, groups.
+
+use serde_json::Value as Json;
+
+use crate::config::{ColumnSource, ColumnType, PipelineConfig};
+use crate::event::{Fault, Position, Row, Value};
+use crate::expr::SqlType;
+use crate::store::{Column, Definition};
+use crate::window::{AggregateKind, AggregateValue, State, decode_key};
+
+/// A pipeline's results, as the store asks for them.
+pub struct Results {
+    config: PipelineConfig,
+    kinds: Vec<AggregateKind>,
+}
+
+impl Results {
+    /// The results of a pipeline.
+    pub fn new(config: PipelineConfig) -> Self {
+        let kinds = config.aggregates.iter().map(|aggregate| aggregate.kind).collect();
+        Self { config, kinds }
+    }
+
+    fn state(&self, bytes: &[u8]) -> Result<State, String> {
+        State::decode(&self.kinds, bytes).map_err(|error| error.to_string())
+    }
+
+    /// All columns of a state. An expression that fails is NULL.
+    fn columns_of(&self, state: &State) -> Vec<AggregateValue> {
+        let aggregates = state.values();
+        let mut columns = vec![AggregateValue::Null; self.config.columns.len()];
+        for &index in &self.config.evaluation {
+            columns[index] = match &self.config.columns[index].source {
+                ColumnSource::Aggregate(aggregate) => aggregates[*aggregate].clone(),
+                ColumnSource::Expression(expression) => match expression.eval(&Columns(&columns)) {
+                    Ok(value) => AggregateValue::Value(value.into_owned()),
+                    Err(_) => AggregateValue::Null,
+                },
+            };
+        }
+        columns
+    }
+
+    fn json_of(&self, state: &State) -> Json {
+        let columns = self.columns_of(state);
+        columns
+            .iter()
+            .map(|value| match value {
+                AggregateValue::Null => Json::Null,
+                AggregateValue::Value(value) => value.to_json(),
+                AggregateValue::Whole(whole) => match i64::try_from(*whole) {
+                    Ok(int) => int.into(),
+                    Err(_) => whole.to_string().into(),
+                },
+            })
+            .collect()
+    }
+}
+
+/// The columns that are known already, as an expression over aggregates sees them.
+struct Columns<'a>(&'a [AggregateValue]);
+
+impl Row for Columns<'_> {
+    fn field(&self, slot: usize) -> Result<Value<'_>, Fault> {
+        Ok(match &self.0[slot] {
+            AggregateValue::Null => Value::Null,
+            AggregateValue::Value(value) => value.borrowed(),
+            AggregateValue::Whole(whole) => match i64::try_from(*whole) {
+                Ok(int) => Value::Int(int),
+                Err(_) => Value::Float(*whole as f64),
+            },
+        })
+    }
+
+    fn event_time(&self) -> i64 {
+        0
+    }
+
+    fn ingest_time(&self) -> i64 {
+        0
+    }
+
+    fn position(&self) -> Position {
+        0
+    }
+
+    fn producer(&self) -> Option<&str> {
+        None
+    }
+}
+
+impl Definition for Results {
+    fn pipeline(&self) -> &str {
+        &self.config.name
+    }
+
+    fn columns(&self) -> Vec<Column> {
+        let groups = self.config.group_by.iter().map(|group| {
+            let sql_type = match group.sql_type {
+                SqlType::Int => ColumnType::BigInt,
+                SqlType::Float => ColumnType::Double,
+                SqlType::Number => ColumnType::Numeric,
+                SqlType::Bool => ColumnType::Bool,
+                SqlType::Time => ColumnType::Time,
+                SqlType::Any | SqlType::Text | SqlType::Json => ColumnType::Text,
+            };
+            Column { name: group.name.clone(), sql_type }
+        });
+        let values =
+            self.config.columns.iter().map(|column| Column { name: column.name.clone(), sql_type: column.sql_type });
+        groups.chain(values).collect()
+    }
+
+    fn group_columns(&self) -> usize {
+        self.config.group_by.len()
+    }
+
+    fn values(&self, state: &[u8]) -> Result<(Json, u64), String> {
+        let state = self.state(state)?;
+        Ok((self.json_of(&state), state.events))
+    }
+
+    fn empty_values(&self) -> Json {
+        self.json_of(&State::new(&self.kinds))
+    }
+
+    fn merge(&self, a: &[u8], b: &[u8]) -> Result<Vec<u8>, String> {
+        let mut merged = self.state(a)?;
+        merged.merge(&self.state(b)?);
+        let mut bytes = Vec::with_capacity(a.len());
+        merged.encode(&mut bytes);
+        Ok(bytes)
+    }
+
+    fn group(&self, key: &[u8]) -> Result<Json, String> {
+        let values = decode_key(key).map_err(|error| error.to_string())?;
+        Ok(values.iter().map(Value::to_json).collect())
+    }
+
+    fn definition(&self) -> &Json {
+        &self.config.definition
+    }
+}
+
+/// The intake of a stream: it has letters and a checkpoint, but no windows.
+pub struct IntakeResults {
+    name: String,
+    definition: Json,
+}
+
+impl IntakeResults {
+    /// The intake of a stream. Its name cannot be that of a pipeline.
+    pub fn new(stream: &str) -> Self {
+        Self { name: format!("@{stream}"), definition: serde_json::json!({ "intake": stream }) }
+    }
+}
+
+impl Definition for IntakeResults {
+    fn pipeline(&self) -> &str {
+        &self.name
+    }
+
+    fn columns(&self) -> Vec<Column> {
+        Vec::new()
+    }
+
+    fn group_columns(&self) -> usize {
+        0
+    }
+
+    fn values(&self, _state: &[u8]) -> Result<(Json, u64), String> {
+        Err("an intake has no windows".to_owned())
+    }
+
+    fn empty_values(&self) -> Json {
+        Json::Array(Vec::new())
+    }
+
+    fn merge(&self, _a: &[u8], _b: &[u8]) -> Result<Vec<u8>, String> {
+        Err("an intake has no windows".to_owned())
+    }
+
+    fn group(&self, _key: &[u8]) -> Result<Json, String> {
+        Err("an intake has no groups".to_owned())
+    }
+
+    fn definition(&self) -> &Json {
+        &self.definition
+    }
+}

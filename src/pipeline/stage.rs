@@ -1,0 +1,459 @@
+//! The stage operator: from a batch of events to the rows of each window actor, and letters.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::custom::{CustomStage, Event, Outcome, StageError, StageRegistry};
+use super::input::{excerpt, input};
+use crate::clock::Clock;
+use crate::config::{PipelineConfig, SlotSource, StageConfig};
+use crate::event::{
+    Account, Batch, Fault, Field, Fields, Letter, LetterKind, Position, PositionError, PositionRange, Row, Span, Value,
+    format_utc, time_from_value,
+};
+use crate::expr::ExprError;
+use crate::limits::{GROUP_KEY_BYTES_MAX, OUTPUTS_PER_EVENT_MAX};
+use crate::window::{Rows, Watermark, WindowRow, encode_value, hash_key};
+
+/// Groups fall into so many slots, which the window actors share.
+const SLOTS: u64 = 64;
+/// After these pauses a transient error of a custom stage is tried again.
+const TRANSIENT_PAUSES: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(300)];
+
+/// What a stage makes of a batch.
+#[derive(Debug)]
+pub struct Staged {
+    /// One for each window actor, also where it has no row.
+    pub rows: Vec<Rows>,
+    /// Events that failed.
+    pub letters: Vec<Letter>,
+}
+
+/// The stages, the watermark and the fan-out of one pipeline.
+pub struct StageOperator {
+    config: Arc<PipelineConfig>,
+    /// Column of the stream's batches for each slot; `None` for a computed one.
+    columns: Vec<Option<usize>>,
+    custom: Vec<Option<CustomStage>>,
+    windows: usize,
+    watermark: Watermark,
+    range: PositionRange,
+    account: Account,
+    clock: Clock,
+    /// What stages have put into slots, for the event at hand; `None`: as in the line.
+    computed: Vec<Option<Value<'static>>>,
+}
+
+/// Why an event ends as a letter.
+struct Refusal {
+    kind: LetterKind,
+    stage: String,
+    reason: String,
+}
+
+/// How an event left the stages.
+enum Passed {
+    Yes,
+    Filtered,
+}
+
+impl StageOperator {
+    /// The operator of a pipeline that reads batches with these fields, begins behind `position`, and feeds `windows`
+    /// window actors. A custom stage that nobody registered is refused by name.
+    ///
+    /// # Errors
+    /// The name of a custom stage that is not registered.
+    pub fn new(
+        config: Arc<PipelineConfig>,
+        fields: &Fields,
+        registry: &StageRegistry,
+        windows: usize,
+        position: Position,
+        watermark: Watermark,
+        clock: Clock,
+    ) -> Result<Self, String> {
+        let columns = config
+            .slots
+            .iter()
+            .map(|source| match source {
+                SlotSource::Field(field) => fields.column(field),
+                SlotSource::Computed(_) => None,
+            })
+            .collect();
+        let custom = config
+            .stages
+            .iter()
+            .map(|stage| match stage {
+                StageConfig::Custom(name) => registry.get(name).cloned().map(Some).ok_or_else(|| name.clone()),
+                _ => Ok(None),
+            })
+            .collect::<Result<_, _>>()?;
+        let computed = vec![None; config.slots.len()];
+        Ok(Self {
+            config,
+            columns,
+            custom,
+            windows,
+            watermark,
+            range: PositionRange::behind(position, 0),
+            account: Account::default(),
+            clock,
+            computed,
+        })
+    }
+
+    /// Which of `windows` window actors keeps a group. Only where it is kept depends on their number, never a result.
+    pub fn window_of(key: &[u8], windows: usize) -> usize {
+        window_of_hash(hash_key(key), windows)
+    }
+
+    /// The watermark behind the last record.
+    pub fn watermark(&self) -> &Watermark {
+        &self.watermark
+    }
+
+    /// The last record's position.
+    pub fn position(&self) -> Position {
+        self.range.upto
+    }
+
+    /// Its part of the account: read, made, filtered, dead, exploded; since `new`.
+    pub fn account(&self) -> Account {
+        self.account
+    }
+
+    /// Takes a batch.
+    ///
+    /// # Errors
+    /// Where the batch does not follow the one before.
+    pub fn apply(&mut self, batch: &Arc<Batch>) -> Result<Staged, PositionError> {
+        self.range.extend(batch.range)?;
+        let mut staged = Staged { rows: self.empty_rows(batch), letters: Vec::new() };
+        if let Some(silence_ms) = batch.silence_ms {
+            self.watermark.tick(silence_ms);
+        }
+        let mut bad = batch.decoded.bad.iter().map(|(row, _)| *row).peekable();
+        for row in 0..batch.decoded.len() {
+            if bad.next_if_eq(&(row as u32)).is_some() {
+                continue;
+            }
+            self.event(batch, row, &mut staged);
+        }
+        for rows in &mut staged.rows {
+            rows.watermark = self.watermark.value();
+        }
+        Ok(staged)
+    }
+
+    fn empty_rows(&self, batch: &Arc<Batch>) -> Vec<Rows> {
+        let expected = batch.decoded.len() / self.windows + 1;
+        (0..self.windows)
+            .map(|_| Rows {
+                range: batch.range,
+                batch: batch.clone(),
+                rows: Vec::with_capacity(expected),
+                inputs: Vec::with_capacity(expected * self.config.aggregates.len()),
+                keys: Vec::with_capacity(expected * 8),
+                arena: String::new(),
+                watermark: i64::MIN,
+            })
+            .collect()
+    }
+
+    fn event(&mut self, batch: &Arc<Batch>, row: usize, staged: &mut Staged) {
+        self.account.read += 1;
+        self.watermark.line();
+        let before = self.watermark.value();
+        let time = match self.event_time(batch, row) {
+            Ok(time) => time,
+            Err(refusal) => return self.refuse(batch, row, refusal, staged),
+        };
+        if self.watermark.is_ahead(time, batch.ingest_time) {
+            let reason = format!(
+                "event time {} is more than max_ahead beyond its ingest time {}",
+                format_utc(time),
+                format_utc(batch.ingest_time)
+            );
+            return self.refuse(batch, row, Refusal { kind: LetterKind::Ahead, stage: "time".into(), reason }, staged);
+        }
+        self.watermark.observe(time, batch.ingest_time);
+
+        // An event fails whole: what its parts have left behind is taken back.
+        let account = self.account;
+        let many = self.custom.iter().any(Option::is_some);
+        let marks: Vec<_> = if many { staged.rows.iter().map(mark).collect() } else { Vec::new() };
+        let mut part = Part { batch, row, time, watermark: before, ordinal: 0 };
+        let passed = self.stages(&mut part, 0, staged);
+        for slot in &mut self.computed {
+            *slot = None;
+        }
+        match passed {
+            Ok(Passed::Yes) => {}
+            Ok(Passed::Filtered) => self.account.filtered += 1,
+            Err(refusal) => {
+                self.account = account;
+                for (rows, mark) in staged.rows.iter_mut().zip(marks) {
+                    rows.rows.truncate(mark.0);
+                    rows.inputs.truncate(mark.1);
+                    rows.keys.truncate(mark.2);
+                    rows.arena.truncate(mark.3);
+                }
+                self.refuse(batch, row, refusal, staged);
+            }
+        }
+    }
+
+    fn refuse(&mut self, batch: &Batch, row: usize, refusal: Refusal, staged: &mut Staged) {
+        self.account.dead += 1;
+        staged.letters.push(batch.letter(row, refusal.kind, &refusal.stage, refusal.reason));
+    }
+
+    fn event_time(&self, batch: &Batch, row: usize) -> Result<i64, Refusal> {
+        let Some(time) = &self.config.time else { return Ok(batch.ingest_time) };
+        let refusal = |reason| Refusal { kind: LetterKind::Time, stage: "time".into(), reason };
+        let Some(column) = self.columns[time.slot] else { return Err(refusal(format!("{} is missing", time.field))) };
+        match batch.decoded.value(column, row) {
+            Ok(Value::Null) => Err(refusal(format!("{} is missing", time.field))),
+            Ok(value) => time_from_value(&value, time.unit).ok_or_else(|| {
+                refusal(format!("{} is no time in the years 1 to 9999: {}", time.field, excerpt(&value)))
+            }),
+            Err(fault) => Err(refusal(format!("{}: {fault}", time.field))),
+        }
+    }
+
+    /// Takes the event at hand through the stages from `first` on, then into its window's rows.
+    fn stages(&mut self, part: &mut Part<'_>, first: usize, staged: &mut Staged) -> Result<Passed, Refusal> {
+        let config = self.config.clone();
+        for (index, stage) in config.stages.iter().enumerate().skip(first) {
+            match stage {
+                StageConfig::Filter(expression) => {
+                    let view = self.view(part);
+                    if !expression.is_true(&view).map_err(|error| refusal("filter", &error))? {
+                        return Ok(Passed::Filtered);
+                    }
+                }
+                StageConfig::Set(slots) => {
+                    let view = self.view(part);
+                    let values = slots
+                        .iter()
+                        .map(|(slot, expression)| Ok((*slot, expression.eval(&view)?.into_owned())))
+                        .collect::<Result<Vec<_>, ExprError>>()
+                        .map_err(|error| refusal("set", &error))?;
+                    for (slot, value) in values {
+                        self.computed[slot] = Some(value);
+                    }
+                }
+                StageConfig::Custom(name) => {
+                    let Some(custom) = self.custom[index].clone() else { continue };
+                    let mut event = self.event_of(part);
+                    match self.call(&custom, name, &mut event)? {
+                        Outcome::Keep => self.take_event(&event),
+                        Outcome::Drop => return Ok(Passed::Filtered),
+                        Outcome::Many(events) => return self.many(part, index, events, staged),
+                    }
+                }
+            }
+        }
+        self.hand_over(part, staged)?;
+        Ok(Passed::Yes)
+    }
+
+    fn many(
+        &mut self,
+        part: &mut Part<'_>,
+        stage: usize,
+        events: Vec<Event>,
+        staged: &mut Staged,
+    ) -> Result<Passed, Refusal> {
+        if events.len() + part.ordinal as usize > OUTPUTS_PER_EVENT_MAX {
+            let reason = format!("more than {OUTPUTS_PER_EVENT_MAX} outputs of one event");
+            return Err(Refusal { kind: LetterKind::Custom, stage: "custom".into(), reason });
+        }
+        self.account.exploded += 1;
+        for event in events {
+            self.account.made += 1;
+            self.take_event(&event);
+            if let Passed::Filtered = self.stages(part, stage + 1, staged)? {
+                self.account.filtered += 1;
+            }
+        }
+        Ok(Passed::Yes)
+    }
+
+    fn call(&self, custom: &CustomStage, name: &str, event: &mut Event) -> Result<Outcome, Refusal> {
+        let refusal = |kind, reason| Refusal { kind, stage: format!("custom {name}"), reason };
+        let mut pauses = TRANSIENT_PAUSES.iter();
+        loop {
+            let mut attempt = event.clone();
+            match catch_unwind(AssertUnwindSafe(|| custom(&mut attempt))) {
+                Ok(Ok(outcome)) => {
+                    *event = attempt;
+                    return Ok(outcome);
+                }
+                Ok(Err(StageError::Bad(reason))) => return Err(refusal(LetterKind::Custom, reason)),
+                Ok(Err(StageError::Transient(reason))) => match pauses.next() {
+                    Some(pause) => self.clock.block(*pause),
+                    None => return Err(refusal(LetterKind::Custom, format!("still failing after 4 tries: {reason}"))),
+                },
+                Err(panic) => return Err(refusal(LetterKind::Panic, panic_text(&*panic))),
+            }
+        }
+    }
+
+    /// The event at hand with all fields of its line, for a custom stage.
+    fn event_of(&self, part: &Part<'_>) -> Event {
+        // The line was found to be a JSON object; a number that serde_json does not take leaves it without fields.
+        let mut event = Event::new(serde_json::from_slice(part.batch.decoded.line(part.row)).unwrap_or_default());
+        for (source, value) in self.config.slots.iter().zip(&self.computed) {
+            if let (SlotSource::Computed(name), Some(value)) = (source, value) {
+                event.set(name.clone(), value.to_json());
+            }
+        }
+        event
+    }
+
+    /// What a custom stage left becomes what all later expressions see.
+    fn take_event(&mut self, event: &Event) {
+        for (source, slot) in self.config.slots.iter().zip(&mut self.computed) {
+            *slot = Some(match source {
+                SlotSource::Field(field) => event.value(field),
+                SlotSource::Computed(name) => event.value(&Field::top(name.as_str())),
+            });
+        }
+    }
+
+    fn view<'a>(&'a self, part: &'a Part<'_>) -> View<'a> {
+        View { operator: self, batch: part.batch, row: part.row, time: part.time }
+    }
+
+    fn hand_over(&mut self, part: &mut Part<'_>, staged: &mut Staged) -> Result<(), Refusal> {
+        // The key is encoded behind those of the first window's rows, and moved where its hash sends it.
+        let start = staged.rows[0].keys.len();
+        let mut key = std::mem::take(&mut staged.rows[0].keys);
+        let encoded = self.encode_group(part, &mut key);
+        let hash = hash_key(&key[start..]);
+        let window = window_of_hash(hash, self.windows);
+        staged.rows[0].keys = key;
+        if let Err(refusal) = encoded {
+            staged.rows[0].keys.truncate(start);
+            return Err(refusal);
+        }
+        let len = staged.rows[0].keys.len() - start;
+        if window > 0 {
+            let (first, others) = staged.rows.split_at_mut(1);
+            others[window - 1].keys.extend_from_slice(&first[0].keys[start..]);
+            first[0].keys.truncate(start);
+        }
+        let rows = &mut staged.rows[window];
+        let (inputs, arena) = (rows.inputs.len(), rows.arena.len());
+        if let Err(refusal) = self.inputs(part, rows) {
+            rows.inputs.truncate(inputs);
+            rows.arena.truncate(arena);
+            rows.keys.truncate(rows.keys.len() - len);
+            return Err(refusal);
+        }
+        let key = Span { start: (rows.keys.len() - len) as u32, len: len as u32 };
+        rows.rows.push(WindowRow {
+            row: part.row as u32,
+            ordinal: part.ordinal,
+            time: part.time,
+            watermark: part.watermark,
+            hash,
+            key,
+        });
+        part.ordinal += 1;
+        Ok(())
+    }
+
+    fn encode_group(&self, part: &Part<'_>, key: &mut Vec<u8>) -> Result<(), Refusal> {
+        let start = key.len();
+        let refusal = |reason| Refusal { kind: LetterKind::Group, stage: "group_by".into(), reason };
+        let view = self.view(part);
+        for group in &self.config.group_by {
+            let value = view.field(group.slot).map_err(|fault| refusal(format!("{}: {fault}", group.name)))?;
+            encode_value(&value, key);
+        }
+        let len = key.len() - start;
+        if len > GROUP_KEY_BYTES_MAX {
+            return Err(refusal(format!("the group's key has {len} bytes, more than {GROUP_KEY_BYTES_MAX}")));
+        }
+        Ok(())
+    }
+
+    fn inputs(&self, part: &Part<'_>, rows: &mut Rows) -> Result<(), Refusal> {
+        let view = self.view(part);
+        for aggregate in &self.config.aggregates {
+            let input = input(aggregate, &view, &mut rows.arena).map_err(|error| Refusal {
+                kind: LetterKind::Expression,
+                stage: format!("aggregate {}", aggregate.name),
+                reason: error.to_string(),
+            })?;
+            rows.inputs.push(input);
+        }
+        Ok(())
+    }
+}
+
+fn window_of_hash(hash: u64, windows: usize) -> usize {
+    ((hash >> 32) % SLOTS) as usize % windows
+}
+
+/// One event on its way, or one of those that a stage made of it.
+struct Part<'a> {
+    batch: &'a Arc<Batch>,
+    row: usize,
+    time: i64,
+    /// The watermark that was true before its record.
+    watermark: i64,
+    /// How many parts went into windows before it.
+    ordinal: u32,
+}
+
+/// The event at hand, as expressions see it.
+struct View<'a> {
+    operator: &'a StageOperator,
+    batch: &'a Batch,
+    row: usize,
+    time: i64,
+}
+
+impl Row for View<'_> {
+    fn field(&self, slot: usize) -> Result<Value<'_>, Fault> {
+        match (&self.operator.computed[slot], self.operator.columns[slot]) {
+            (Some(value), _) => Ok(value.borrowed()),
+            (None, Some(column)) => self.batch.decoded.value(column, self.row),
+            (None, None) => Ok(Value::Null),
+        }
+    }
+
+    fn event_time(&self) -> i64 {
+        self.time
+    }
+
+    fn ingest_time(&self) -> i64 {
+        self.batch.ingest_time
+    }
+
+    fn position(&self) -> Position {
+        self.batch.position(self.row)
+    }
+
+    fn producer(&self) -> Option<&str> {
+        self.batch.origin.producer.as_deref()
+    }
+}
+
+fn mark(rows: &Rows) -> (usize, usize, usize, usize) {
+    (rows.rows.len(), rows.inputs.len(), rows.keys.len(), rows.arena.len())
+}
+
+fn refusal(stage: &str, error: &ExprError) -> Refusal {
+    Refusal { kind: LetterKind::Expression, stage: stage.to_owned(), reason: error.to_string() }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panicked".to_owned())
+}
