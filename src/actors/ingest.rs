@@ -1,0 +1,224 @@
+//! Ingest, one a stream. Owns the order of records, the next position and the producers' numbers. Takes lines, claims,
+//! syncs and ticks; sends blocks to the journal and batches to the recent ones, where the pipelines' feeds find them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use actix::{Actor, ActorFutureExt, AtomicResponse, Context, Handler, WrapFuture};
+use tokio::sync::Notify;
+
+use super::mailbox::{Inlet, Parcel};
+use super::messages::{Claim, Claimed, Lines, Sync, Tick};
+use super::recent::Recent;
+use super::stats::{ActorStats, StreamStats};
+use crate::clock::Clock;
+use crate::event::{Batch, Decoded, Origin, Position, PositionRange};
+use crate::journal::{Block, Journal, Payload, Producer};
+use crate::limits::{PRODUCER_FORGOTTEN_AFTER_MS, PRODUCERS_MAX};
+
+/// So long Ingest waits for pipelines that lag, before they have to read the journal, …
+const PATIENCE_MAX: Duration = Duration::from_millis(100);
+/// … and patience grows again with what has passed: a pipeline that takes 40 MB/s or more is always waited for, since it
+/// would lose more by decoding all again; a slower one holds nobody for long.
+const PATIENCE_PER_MIB: Duration = Duration::from_millis(25);
+
+/// What is known of a producer, and who speaks for it.
+struct Known {
+    producer: Producer,
+    session: u64,
+    replaced: Option<Arc<Notify>>,
+}
+
+/// See the module's documentation.
+pub struct Ingest {
+    journal: Arc<Journal>,
+    recent: Arc<Recent>,
+    clock: Clock,
+    position: Position,
+    events: u64,
+    ingest_time: i64,
+    patience: Duration,
+    producers: HashMap<Arc<str>, Known>,
+    stream: Arc<StreamStats>,
+    stats: Arc<ActorStats>,
+    _inlets: Vec<Inlet>,
+}
+
+impl Ingest {
+    /// Goes on where the journal ends.
+    pub fn new(
+        journal: Arc<Journal>,
+        recent: Arc<Recent>,
+        clock: Clock,
+        stream: Arc<StreamStats>,
+        stats: Arc<ActorStats>,
+        inlets: Vec<Inlet>,
+    ) -> Self {
+        let producers: HashMap<_, _> = journal
+            .producers()
+            .into_iter()
+            .map(|(name, producer)| (name, Known { producer, session: 0, replaced: None }))
+            .collect();
+        stream.producers.store(producers.len() as u64, Ordering::Relaxed);
+        Self {
+            position: journal.progress().borrow().written,
+            events: journal.events(),
+            ingest_time: journal.last_ingest_time().unwrap_or(i64::MIN),
+            journal,
+            recent,
+            clock,
+            patience: PATIENCE_MAX,
+            producers,
+            stream,
+            stats,
+            _inlets: inlets,
+        }
+    }
+
+    /// Ingest time never goes back, whatever the host's clock does.
+    fn stamp(&mut self) -> i64 {
+        self.ingest_time = self.ingest_time.max(self.clock.wall_ms());
+        self.ingest_time
+    }
+
+    /// Gives the lines their positions; `None` where another source has replaced theirs.
+    fn take(&mut self, lines: Lines, credit: Box<dyn Send>) -> Option<Arc<Batch>> {
+        let count = lines.decoded.len() as u64;
+        let rejected = lines.decoded.bad.len() as u64;
+        if count == 0 {
+            return None;
+        }
+        let ingest_time = self.stamp();
+        let mut producer_number = 0;
+        if let Some(name) = &lines.source.origin.producer {
+            let known = self.producers.get_mut(name).filter(|known| known.session == lines.source.session)?;
+            known.producer = Producer { number: known.producer.number + count, seen: ingest_time };
+            producer_number = known.producer.number;
+        }
+        let range = PositionRange::behind(self.position, count);
+        self.position = range.upto;
+        self.events += count - rejected;
+        self.stream.last_line.store(range.upto, Ordering::Relaxed);
+        self.stream.lines.fetch_add(count, Ordering::Relaxed);
+        self.stream.rejected.fetch_add(rejected, Ordering::Relaxed);
+        self.stream.bytes.fetch_add(lines.decoded.bytes.len() as u64, Ordering::Relaxed);
+        let bytes = lines.decoded.bytes.clone();
+        let payload = match lines.overlong {
+            Some(len) => Payload::Overlong { head: bytes, len },
+            None => Payload::Lines(bytes),
+        };
+        let origin = lines.source.origin;
+        let block = Block { range, ingest_time, events: self.events, origin: origin.clone(), producer_number, payload };
+        self.journal.append(block, credit);
+        let (decoded, overlong) = (lines.decoded, lines.overlong);
+        Some(Arc::new(Batch { range, ingest_time, decoded, origin, silence_ms: None, overlong }))
+    }
+
+    fn tick(&mut self, silence_ms: u32, credit: Box<dyn Send>) {
+        let ingest_time = self.stamp();
+        let range = PositionRange::behind(self.position, 1);
+        self.position = range.upto;
+        let origin = Origin::default();
+        let payload = Payload::Tick { silence_ms };
+        let events = self.events;
+        self.journal
+            .append(Block { range, ingest_time, events, origin: origin.clone(), producer_number: 0, payload }, credit);
+        let (decoded, silence_ms) = (Decoded::default(), Some(silence_ms));
+        self.recent.push(Arc::new(Batch { range, ingest_time, decoded, origin, silence_ms, overlong: None }));
+    }
+
+    fn claim(&mut self, claim: Claim) {
+        let Some(name) = claim.source.origin.producer.clone() else { return };
+        let now = self.stamp();
+        if !self.producers.contains_key(&name) && self.producers.len() >= PRODUCERS_MAX {
+            self.producers
+                .retain(|_, known| known.replaced.is_some() || now - known.producer.seen < PRODUCER_FORGOTTEN_AFTER_MS);
+        }
+        let claimed = if self.producers.contains_key(&name) || self.producers.len() < PRODUCERS_MAX {
+            let producer = Producer { number: 0, seen: now };
+            let known = self.producers.entry(name).or_insert(Known { producer, session: 0, replaced: None });
+            known.session = claim.source.session;
+            if let Some(replaced) = known.replaced.replace(claim.replaced) {
+                replaced.notify_one();
+            }
+            Some(Claimed { number: known.producer.number, position: self.position })
+        } else {
+            None
+        };
+        self.stream.producers.store(self.producers.len() as u64, Ordering::Relaxed);
+        // The connection may have ended meanwhile.
+        let _ = claim.reply.send(claimed);
+    }
+}
+
+impl Actor for Ingest {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        // 0 would mean unbounded: credit is the bound, and a second, soft one only confuses.
+        ctx.set_mailbox_capacity(0);
+    }
+}
+
+impl Handler<Parcel<Lines>> for Ingest {
+    type Result = AtomicResponse<Self, ()>;
+
+    fn handle(&mut self, parcel: Parcel<Lines>, _: &mut Context<Self>) -> Self::Result {
+        let began = self.clock.elapsed();
+        let count = parcel.message.decoded.len() as u64;
+        let batch = self.take(parcel.message, Box::new(parcel.credit));
+        self.stats.handled(count, self.clock.elapsed().saturating_sub(began));
+        let (recent, clock, stats, patience) =
+            (self.recent.clone(), self.clock.clone(), self.stats.clone(), self.patience);
+        let push = async move {
+            let mut left = patience;
+            let Some(batch) = batch else { return left };
+            if recent.would_leave_behind() && !left.is_zero() {
+                stats.blocked(true);
+                let began = clock.elapsed();
+                let caught_up = async {
+                    while recent.would_leave_behind() {
+                        recent.moved().await;
+                    }
+                };
+                tokio::select! {
+                    () = caught_up => {}
+                    () = clock.sleep(left) => {}
+                }
+                left = left.saturating_sub(clock.elapsed().saturating_sub(began));
+                stats.blocked(false);
+            }
+            let passed = batch.decoded.bytes.len() as f64 / (1024.0 * 1024.0);
+            recent.push(batch);
+            (left + PATIENCE_PER_MIB.mul_f64(passed)).min(PATIENCE_MAX)
+        };
+        AtomicResponse::new(Box::pin(push.into_actor(self).map(|patience, ingest, _| ingest.patience = patience)))
+    }
+}
+
+impl Handler<Parcel<Sync>> for Ingest {
+    type Result = ();
+
+    fn handle(&mut self, parcel: Parcel<Sync>, _: &mut Context<Self>) {
+        // The connection may have ended meanwhile.
+        let _ = parcel.message.reply.send(self.position);
+    }
+}
+
+impl Handler<Parcel<Claim>> for Ingest {
+    type Result = ();
+
+    fn handle(&mut self, parcel: Parcel<Claim>, _: &mut Context<Self>) {
+        self.claim(parcel.message);
+    }
+}
+
+impl Handler<Parcel<Tick>> for Ingest {
+    type Result = ();
+
+    fn handle(&mut self, parcel: Parcel<Tick>, _: &mut Context<Self>) {
+        self.tick(parcel.message.silence_ms, Box::new(parcel.credit));
+    }
+}
