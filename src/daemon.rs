@@ -1,0 +1,487 @@
+//! The daemon, embedded or not: puts the edges around the actor system, on a thread of its own.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use futures_util::Stream;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::actors::{Lines, PipelineHandle, Source, StatsRegistry, StreamHandle, System, SystemError, SystemOptions};
+use crate::clock::Clock;
+use crate::config::{self, Config, Report};
+use crate::event::{Origin, Position};
+use crate::http;
+use crate::input;
+use crate::journal::{Progress, SyncFile};
+use crate::limits::BATCH_BYTES_MAX;
+use crate::pipeline::{Event, Outcome, StageError, StageRegistry};
+use crate::store::{Query, ResultRows, StoreError};
+
+/// At most so long a stopping daemon waits for its pipelines.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
+/// Lines of an embedding program that wait for their batch at most.
+const SENT_LINES_MAX: usize = 1024;
+
+/// Why a daemon does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The config has errors.
+    #[error(transparent)]
+    Config(#[from] Report),
+    /// A custom stage that the config names is not registered.
+    #[error("no custom stage {0:?} is registered: `stage({0:?}, …)` does")]
+    Stage(String),
+    /// An address cannot be listened on.
+    #[error("{what} cannot listen on {address}: {source}")]
+    Listen {
+        /// Whose address.
+        what: String,
+        /// Which.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// Journal, store or pipelines say no.
+    #[error(transparent)]
+    System(#[from] SystemError),
+    /// The daemon's thread has ended.
+    #[error("the daemon's thread has ended")]
+    Ended,
+}
+
+/// A stream or pipeline that the config does not have.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("there is no {kind} {name:?} in the config")]
+pub struct Unknown {
+    kind: &'static str,
+    name: String,
+}
+
+/// The daemon takes no more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the daemon has stopped, or its journal has failed")]
+pub struct Stopped;
+
+/// A daemon that is about to be started.
+pub struct Tidemill {
+    config: Config,
+    registry: StageRegistry,
+    windows: usize,
+    clock: Clock,
+    sync: SyncFile,
+}
+
+impl Tidemill {
+    /// A daemon with the config of a file.
+    ///
+    /// # Errors
+    /// All errors of the config at once.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, Report> {
+        Ok(Self::new(config::load(path.as_ref())?))
+    }
+
+    /// A daemon with this config; relative paths are relative to the working directory.
+    ///
+    /// # Errors
+    /// All errors of the config at once.
+    #[expect(clippy::should_implement_trait, reason = "the contract's name, beside `from_file`")]
+    pub fn from_str(text: &str) -> Result<Self, Report> {
+        let env = |name: &str| std::env::var(name).ok();
+        Ok(Self::new(config::parse(text, "config", &PathBuf::from("."), &env)?))
+    }
+
+    /// A daemon with a checked config.
+    pub fn new(config: Config) -> Self {
+        let sync: SyncFile = Arc::new(std::fs::File::sync_data);
+        Self { config, registry: StageRegistry::new(), windows: 1, clock: Clock::system(), sync }
+    }
+
+    /// Its config.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Registers a custom stage under the name that the config uses.
+    #[must_use]
+    pub fn stage<F>(mut self, name: impl Into<String>, stage: F) -> Self
+    where
+        F: Fn(&mut Event) -> Result<Outcome, StageError> + Send + Sync + 'static,
+    {
+        self.registry.insert(name.into(), Arc::new(stage));
+        self
+    }
+
+    /// So many window actors a pipeline share its groups (1 unless told). Results do not depend on it.
+    #[must_use]
+    pub fn window_actors(mut self, count: usize) -> Self {
+        self.windows = count.clamp(1, 64);
+        self
+    }
+
+    /// Stamps and paces by this clock.
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Makes journals durable by this function instead of `File::sync_data` (for tests that hold it back).
+    #[must_use]
+    pub fn sync_with(mut self, sync: SyncFile) -> Self {
+        self.sync = sync;
+        self
+    }
+
+    /// Starts it, on threads of its own: this works in any async runtime.
+    ///
+    /// # Errors
+    /// Where addresses, files, store or definitions say no.
+    pub async fn start(self) -> Result<Mill, StartError> {
+        for pipeline in &self.config.pipelines {
+            for stage in &pipeline.stages {
+                if let config::StageConfig::Custom(name) = stage
+                    && !self.registry.contains_key(name)
+                {
+                    return Err(StartError::Stage(name.clone()));
+                }
+            }
+        }
+        let (began, begins) = oneshot::channel();
+        let (stop, stops) = watch::channel(false);
+        let thread = std::thread::Builder::new()
+            .name("tidemill".to_owned())
+            .spawn(move || actix_web::rt::System::new().block_on(live(self, began, stops)))
+            .map_err(|_| StartError::Ended)?;
+        let face = begins.await.map_err(|_| StartError::Ended)??;
+        Ok(Mill { face, stop, thread: Some(thread) })
+    }
+}
+
+/// What the daemon's thread shows of itself.
+struct Face {
+    http: SocketAddr,
+    tcp: Vec<(String, SocketAddr)>,
+    streams: Vec<StreamSender>,
+    pipelines: Vec<Pipeline>,
+    stats: Arc<StatsRegistry>,
+    progress: Vec<watch::Receiver<Progress>>,
+}
+
+/// The life of the daemon's thread.
+async fn live(mill: Tidemill, began: oneshot::Sender<Result<Face, StartError>>, mut stop: watch::Receiver<bool>) {
+    let (face, system, inputs, server) = match assemble(mill, &stop).await {
+        Ok(parts) => parts,
+        Err(error) => {
+            // Whoever started it may have gone.
+            let _ = began.send(Err(error));
+            return;
+        }
+    };
+    let handle = server.handle();
+    let server = actix_web::rt::spawn(server);
+    if began.send(Ok(face)).is_ok() {
+        let _ = stop.wait_for(|stop| *stop).await;
+    }
+    system.stats().drain();
+    for input in inputs {
+        let _ = input.await;
+    }
+    if !system.drain(SHUTDOWN_TIMEOUT).await {
+        log::warn!("not all is in the store yet; the journal has it, and the next start goes on from there");
+    }
+    handle.stop(false).await;
+    let _ = server.await;
+    system.stop();
+}
+
+type Parts = (Face, System, Vec<oneshot::Receiver<()>>, actix_web::dev::Server);
+
+/// Listens first (an address in use must not touch any data), then starts the system, then opens the edges.
+async fn assemble(mill: Tidemill, stop: &watch::Receiver<bool>) -> Result<Parts, StartError> {
+    let Tidemill { config, registry, windows, clock, sync } = mill;
+    let mut listeners = Vec::new();
+    for stream in &config.streams {
+        if let Some(address) = stream.tcp {
+            listeners.push((stream.name.clone(), listen(&format!("stream {}", stream.name), address)?));
+        }
+    }
+    let http_listener = listen("http", config.http_listen)?;
+    let address_of = |listener: &TcpListener, wanted| listener.local_addr().unwrap_or(wanted);
+    let http = address_of(&http_listener, config.http_listen);
+
+    let system = System::start(SystemOptions { config, registry, windows, clock, sync }).await?;
+    let mut face = Face {
+        http,
+        tcp: Vec::new(),
+        streams: system.streams().iter().map(StreamSender::new).collect(),
+        pipelines: system.pipelines().iter().cloned().map(Pipeline).collect(),
+        stats: system.stats(),
+        progress: system.streams().iter().map(|stream| stream.stats.progress()).collect(),
+    };
+    let mut inputs = Vec::new();
+    for (name, listener) in listeners {
+        let Some(stream) = system.streams().iter().find(|stream| stream.config.name == name) else { continue };
+        face.tcp.push((name, address_of(&listener, http)));
+        let (ended, ends) = oneshot::channel();
+        let (stream, stop, arbiter) = (stream.clone(), stop.clone(), stream.arbiter.clone());
+        arbiter.spawn(async move {
+            match tokio::net::TcpListener::from_std(listener) {
+                Ok(listener) => input::serve(listener, stream, stop).await,
+                Err(error) => log::error!("stream {}: cannot listen: {error}", stream.config.name),
+            }
+            let _ = ended.send(());
+        });
+        inputs.push(ends);
+    }
+    let pipelines = Arc::new(system.pipelines().to_vec());
+    let shared = http::Shared { stats: system.stats(), pipelines };
+    let server = http::server(http_listener, shared).map_err(|source| StartError::Listen {
+        what: "http".to_owned(),
+        address: http,
+        source,
+    })?;
+    Ok((face, system, inputs, server))
+}
+
+fn listen(what: &str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    let failed = |source| StartError::Listen { what: what.to_owned(), address, source };
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+/// A running daemon. Dropping it without `shutdown` stops it all the same, but waits for nothing.
+pub struct Mill {
+    face: Face,
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Mill {
+    /// A stream to send to.
+    ///
+    /// # Errors
+    /// Where the config has none of that name.
+    pub fn stream(&self, name: &str) -> Result<StreamSender, Unknown> {
+        let found = self.face.streams.iter().find(|stream| stream.name() == name);
+        found.cloned().ok_or_else(|| Unknown { kind: "stream", name: name.to_owned() })
+    }
+
+    /// A pipeline to read.
+    ///
+    /// # Errors
+    /// Where the config has none of that name.
+    pub fn pipeline(&self, name: &str) -> Result<Pipeline, Unknown> {
+        let found = self.face.pipelines.iter().find(|pipeline| pipeline.name() == name);
+        found.cloned().ok_or_else(|| Unknown { kind: "pipeline", name: name.to_owned() })
+    }
+
+    /// The address of stats and health.
+    pub fn http_address(&self) -> SocketAddr {
+        self.face.http
+    }
+
+    /// The address of a stream's line protocol, where it has one.
+    pub fn tcp_address(&self, stream: &str) -> Option<SocketAddr> {
+        self.face.tcp.iter().find(|(name, _)| name == stream).map(|(_, address)| *address)
+    }
+
+    /// What `GET /api/v1/stats` answers.
+    ///
+    /// # Errors
+    /// Where JSON cannot hold it.
+    pub fn stats(&self) -> serde_json::Result<String> {
+        self.face.stats.to_json()
+    }
+
+    /// Waits until a journal has failed: nothing is acknowledged any more, and the daemon should be ended (74).
+    pub async fn failed(&self) -> String {
+        let failures = self.face.progress.iter().cloned().map(|mut progress| {
+            Box::pin(async move {
+                match progress.wait_for(|progress| progress.failed.is_some()).await {
+                    Ok(progress) => progress.failed.clone().unwrap_or_default(),
+                    Err(_) => std::future::pending().await,
+                }
+            })
+        });
+        futures_util::future::select_all(failures).await.0
+    }
+
+    /// Stops taking, drains, flushes. What is not in the store by then is in the journal.
+    pub async fn shutdown(mut self) {
+        self.stop.send_replace(true);
+        let Some(thread) = self.thread.take() else { return };
+        // It ends by itself; the wait must not hold the caller's runtime.
+        let (joined, joins) = oneshot::channel();
+        let waiter = std::thread::Builder::new().name("tidemill shutdown".to_owned()).spawn(move || {
+            let _ = thread.join();
+            let _ = joined.send(());
+        });
+        if waiter.is_ok() {
+            let _ = joins.await;
+        }
+    }
+}
+
+impl Drop for Mill {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+    }
+}
+
+/// Sends lines to a stream from the same process, as TCP would.
+#[derive(Clone)]
+pub struct StreamSender {
+    name: Arc<str>,
+    lines: mpsc::Sender<Sent>,
+    progress: watch::Receiver<Progress>,
+}
+
+enum Sent {
+    Line(Vec<u8>),
+    Sync(oneshot::Sender<Position>),
+}
+
+static SESSIONS: AtomicU64 = AtomicU64::new(1 << 63);
+
+impl StreamSender {
+    fn new(stream: &StreamHandle) -> Self {
+        let (lines, sent) = mpsc::channel(SENT_LINES_MAX);
+        stream.arbiter.spawn(collect(sent, stream.clone()));
+        Self { name: stream.config.name.as_str().into(), lines, progress: stream.stats.progress() }
+    }
+
+    /// The stream's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Sends a line (a line end is not needed); waits for room, as TCP would.
+    ///
+    /// # Errors
+    /// Where the daemon has stopped.
+    pub async fn send(&self, line: impl Into<Vec<u8>>) -> Result<(), Stopped> {
+        self.lines.send(Sent::Line(line.into())).await.map_err(|_| Stopped)
+    }
+
+    /// Waits until all lines that were sent before are durable.
+    ///
+    /// # Errors
+    /// Where they never will be: the daemon has stopped, or its journal has failed.
+    pub async fn synced(&self) -> Result<(), Stopped> {
+        let (reply, position) = oneshot::channel();
+        self.lines.send(Sent::Sync(reply)).await.map_err(|_| Stopped)?;
+        let position = position.await.map_err(|_| Stopped)?;
+        let mut progress = self.progress.clone();
+        let done = |progress: &Progress| progress.durable >= position || progress.failed.is_some();
+        let progress = progress.wait_for(done).await.map_err(|_| Stopped)?;
+        if progress.durable >= position { Ok(()) } else { Err(Stopped) }
+    }
+}
+
+/// Collects the lines of an embedding program into batches: a message a line would cost more than the line.
+async fn collect(mut sent: mpsc::Receiver<Sent>, stream: StreamHandle) {
+    let session = SESSIONS.fetch_add(1, Ordering::Relaxed);
+    let source = Source { session, origin: Origin { producer: None, peer: Some("embedded".into()) } };
+    let mut progress = stream.stats.progress();
+    let mut next = sent.recv().await;
+    while let Some(first) = next.take() {
+        let mut bytes = Vec::new();
+        let (mut sync, mut overlong) = (None, None);
+        let mut at = Some(first);
+        while let Some(message) = at.take() {
+            match message {
+                Sent::Line(line) if line.len() > stream.config.max_line_bytes => {
+                    overlong = Some(line);
+                    break;
+                }
+                Sent::Line(line) => {
+                    bytes.extend_from_slice(&line);
+                    bytes.push(b'\n');
+                }
+                Sent::Sync(reply) => {
+                    sync = Some(reply);
+                    break;
+                }
+            }
+            if bytes.len() < BATCH_BYTES_MAX {
+                at = sent.try_recv().ok();
+            }
+        }
+        if progress.wait_for(|progress| progress.held.is_none()).await.is_err() {
+            return;
+        }
+        let decoded = stream.decoder.decode(Arc::new(bytes));
+        let lines = Lines { source: source.clone(), decoded, overlong: None };
+        if !lines.decoded.is_empty() && stream.lines.send(lines).await.is_err() {
+            return;
+        }
+        if let Some(line) = overlong {
+            take_overlong(&stream, &source, &line).await;
+        }
+        if let Some(reply) = sync
+            && stream.sync.send(crate::actors::Sync { reply }).await.is_err()
+        {
+            return;
+        }
+        next = sent.recv().await;
+    }
+}
+
+async fn take_overlong(stream: &StreamHandle, source: &Source, line: &[u8]) {
+    let head = line[..line.len().min(crate::limits::OVERLONG_LINE_KEPT_BYTES)].to_vec();
+    let len = line.len() as u64;
+    let decoded = stream.decoder.overlong(Arc::new(head), len);
+    // Where Ingest has ended, the next line notices.
+    let _ = stream.lines.send(Lines { source: source.clone(), decoded, overlong: Some(len) }).await;
+}
+
+/// Reads a pipeline's rows.
+#[derive(Clone)]
+pub struct Pipeline(PipelineHandle);
+
+impl Pipeline {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    /// The rows of the window that is next to close.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn now(&self) -> Result<ResultRows, StoreError> {
+        self.rows(Query { now: true, limit: crate::limits::RESULT_ROWS_MAX, ..Query::default() }).await
+    }
+
+    /// Rows of its view.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn rows(&self, query: Query) -> Result<ResultRows, StoreError> {
+        self.0.rows(query).await
+    }
+
+    /// The position of its last commit: all records up to it are in its rows.
+    pub fn committed(&self) -> watch::Receiver<Position> {
+        self.0.committed()
+    }
+
+    /// What `now` shows, after each commit from here on.
+    pub fn changes(&self) -> impl Stream<Item = Result<ResultRows, StoreError>> + use<> {
+        let pipeline = self.clone();
+        futures_util::stream::unfold((pipeline, self.committed()), async |(pipeline, mut committed)| {
+            committed.changed().await.ok()?;
+            let rows = pipeline.now().await;
+            Some((rows, (pipeline, committed)))
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "daemon_tests.rs"]
+mod tests;

@@ -1,0 +1,5 @@
+//! The program `tidemill`.
+
+fn main() -> std::process::ExitCode {
+    tidemill::cli::main()
+}
