@@ -1,0 +1,145 @@
+//! The daemon's HTTP API, as its client sees it.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use ureq::http::StatusCode;
+
+use super::error::CliError;
+
+/// An answer that is greater than this is not one of ours.
+const ANSWER_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// A daemon that is alive answers sooner.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Which daemon.
+#[derive(clap::Args)]
+pub(super) struct Daemon {
+    /// Where the daemon's HTTP listens
+    #[arg(long, env = "TIDEMILL_URL", default_value = "127.0.0.1:7601")]
+    url: String,
+    /// Its token, where it wants one
+    #[arg(long, env = "TIDEMILL_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+}
+
+impl Daemon {
+    /// The answer to a GET.
+    pub(super) fn get(&self, path: &str) -> Result<Value, CliError> {
+        let base = self.url.trim_end_matches('/');
+        let base = if base.contains("://") { base.to_owned() } else { format!("http://{base}") };
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(ANSWER_TIMEOUT))
+            .max_redirects(0)
+            .proxy(None)
+            .build()
+            .into();
+        let mut request = agent.get(format!("{base}{path}"));
+        if let Some(token) = &self.token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        let mut response = request.call().map_err(|error| self.no_answer(&error))?;
+        let body = response
+            .body_mut()
+            .with_config()
+            .limit(ANSWER_BYTES_MAX)
+            .read_to_string()
+            .map_err(|error| self.no_answer(&error))?;
+        let json = serde_json::from_str(&body);
+        match (response.status(), json) {
+            (StatusCode::OK, Ok(json)) => Ok(json),
+            (status, Ok(json)) => Err(self.refused(status, &json)),
+            (status, Err(_)) => Err(CliError::Unavailable(format!(
+                "{} answered {status} without JSON: is it tidemill's [http] listen address?",
+                self.url
+            ))),
+        }
+    }
+
+    fn no_answer(&self, error: &ureq::Error) -> CliError {
+        match error {
+            ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::Tls(_) => CliError::Usage(format!(
+                "--url {}: {error}; it is a host and port, like 127.0.0.1:7601 or http://127.0.0.1:7601",
+                self.url
+            )),
+            _ => CliError::Unavailable(format!(
+                "no answer from {}: {error}; is the daemon running? start it with `tidemill run CONFIG`",
+                self.url
+            )),
+        }
+    }
+
+    fn refused(&self, status: StatusCode, answer: &Value) -> CliError {
+        let message = match answer["error"]["message"].as_str() {
+            Some(message) => super::table::escape(message),
+            None => format!("it answered {status}"),
+        };
+        let text = format!("{}: {message}", self.url);
+        // What the client asked for is wrong; everything else may be right later.
+        match status {
+            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => CliError::Usage(text),
+            _ => CliError::Unavailable(text),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::thread::JoinHandle;
+
+    use super::*;
+
+    /// A daemon that answers one request, and gives back what it was asked.
+    pub(crate) fn answering(answer: &'static str) -> (Daemon, JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = listener.local_addr().unwrap().to_string();
+        let asked = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                socket.read_exact(&mut byte).unwrap();
+                request.push(byte[0]);
+            }
+            socket.write_all(answer.as_bytes()).unwrap();
+            String::from_utf8(request).unwrap()
+        });
+        (Daemon { url, token: Some("sixteen letters!".to_owned()) }, asked)
+    }
+
+    #[test]
+    fn asks_with_the_token_and_reads_json() {
+        let (daemon, asked) = answering("HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n{\"a\":1}");
+        assert_eq!(daemon.get("/api/v1/stats").unwrap()["a"], 1);
+        let asked = asked.join().unwrap().to_lowercase();
+        assert!(asked.starts_with("get /api/v1/stats http/1.1"), "{asked}");
+        assert!(asked.contains("authorization: bearer sixteen letters!"), "{asked}");
+    }
+
+    #[test]
+    fn an_error_of_the_api_is_said_in_its_words() {
+        let body = r#"{"error":{"code":"not_found","message":"no pipeline `x\u001b`"}}"#;
+        let head = format!("HTTP/1.1 404 Not Found\r\nContent-Length: {}\r\n\r\n", body.len());
+        let (daemon, _) = answering(Box::leak(format!("{head}{body}").into_boxed_str()));
+        let error = daemon.get("/").unwrap_err();
+        assert_eq!(error.exit_code(), 64);
+        assert!(error.to_string().ends_with(r"no pipeline `x\u{1b}`"), "{error}");
+    }
+
+    #[test]
+    fn a_daemon_that_is_not_there_is_69_and_says_how_to_start_it() {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let error = Daemon { url: format!("http://{free}/"), token: None }.get("/api/v1/stats").unwrap_err();
+        assert_eq!(error.exit_code(), 69);
+        assert!(error.to_string().contains("tidemill run CONFIG"), "{error}");
+    }
+
+    #[test]
+    fn something_else_on_the_port_is_69() {
+        let (daemon, _) = answering("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>");
+        assert_eq!(daemon.get("/").unwrap_err().exit_code(), 69);
+    }
+}

@@ -1,0 +1,293 @@
+//! Files and stdin as chunks of whole lines that count: what is blank is left out, so that a line's number here is its
+//! number there.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use flate2::bufread::MultiGzDecoder;
+use memchr::{memchr, memrchr};
+use ruzstd::decoding::FrameDecoder;
+use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
+
+use super::Counting;
+
+/// Bytes that are read at once.
+const CHUNK_BYTES: usize = 256 * 1024;
+/// A line beyond this is no line: what is sent is certainly something else, and memory must end somewhere.
+const LINE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Whole lines, each with its LF, none of them blank.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    pub(super) bytes: Vec<u8>,
+    pub(super) lines: u64,
+}
+
+/// What cannot be sent.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum InputError {
+    #[error("cannot read {input}: {error}")]
+    Read { input: Arc<str>, error: io::Error },
+    #[error(
+        "{input}, line {line} begins with `@`: that is a control line of the protocol and no event; lines before it may \
+         have been sent, nothing from it on"
+    )]
+    ControlLine { input: Arc<str>, line: u64 },
+    #[error("{input}, line {line} is longer than 64 MiB: is it a text file with one event a line?")]
+    LongLine { input: Arc<str>, line: u64 },
+}
+
+/// One source.
+pub(super) struct Lines {
+    name: Arc<str>,
+    reader: Box<dyn Read + Send>,
+    /// The beginning of a line whose end was not read yet.
+    torn: Vec<u8>,
+    /// Lines before, blank ones included: as an editor counts.
+    lines_read: u64,
+    ended: bool,
+}
+
+impl Lines {
+    /// Standard input.
+    pub(super) fn stdin() -> Self {
+        Self::new("stdin", Box::new(io::stdin()))
+    }
+
+    /// A file, inflated if its name ends in `.gz` or `.zst`; counts the bytes read from it.
+    pub(super) fn open(path: &Path, bytes_read: Arc<AtomicU64>) -> Result<Self, InputError> {
+        let name = path.display().to_string();
+        let failed = |error| InputError::Read { input: name.as_str().into(), error };
+        let file = File::open(path).map_err(failed)?;
+        let file = BufReader::with_capacity(CHUNK_BYTES, Counting { inner: file, bytes: bytes_read });
+        let reader: Box<dyn Read + Send> = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("gz") => Box::new(MultiGzDecoder::new(file)),
+            Some("zst") => Box::new(Zstd::new(file)),
+            _ => Box::new(file),
+        };
+        Ok(Self::new(&name, reader))
+    }
+
+    /// Any source under this name.
+    pub(super) fn new(name: &str, reader: Box<dyn Read + Send>) -> Self {
+        Self { name: name.into(), reader, torn: Vec::new(), lines_read: 0, ended: false }
+    }
+
+    /// The first line that is sent, or nothing; for a source that is read for this alone.
+    pub(super) fn first_line(&mut self) -> Result<Vec<u8>, InputError> {
+        let mut first = self.next_chunk()?.map(|chunk| chunk.bytes).unwrap_or_default();
+        let end = memchr(b'\n', &first).unwrap_or(first.len());
+        first.truncate(end);
+        Ok(first)
+    }
+
+    /// The next lines, as soon as there are some; `None` at the end.
+    pub(super) fn next_chunk(&mut self) -> Result<Option<Chunk>, InputError> {
+        while !self.ended {
+            let mut bytes = std::mem::take(&mut self.torn);
+            let kept = bytes.len();
+            bytes.resize(kept + CHUNK_BYTES, 0);
+            let read = self.read(&mut bytes[kept..])?;
+            bytes.truncate(kept + read);
+            if read == 0 {
+                self.ended = true;
+                if !bytes.is_empty() {
+                    bytes.push(b'\n');
+                }
+            }
+            let from = if self.ended { 0 } else { kept };
+            let Some(last) = memrchr(b'\n', &bytes[from..]) else {
+                if bytes.len() > LINE_BYTES_MAX {
+                    return Err(InputError::LongLine { input: self.name.clone(), line: self.lines_read + 1 });
+                }
+                self.torn = bytes;
+                continue;
+            };
+            self.torn = bytes.split_off(from + last + 1);
+            let chunk = self.checked(bytes)?;
+            if chunk.lines > 0 {
+                return Ok(Some(chunk));
+            }
+        }
+        Ok(None)
+    }
+
+    fn read(&mut self, into: &mut [u8]) -> Result<usize, InputError> {
+        loop {
+            match self.reader.read(into) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(InputError::Read { input: self.name.clone(), error }),
+                Ok(read) => return Ok(read),
+            }
+        }
+    }
+
+    /// Counts lines, refuses control lines and leaves out blank ones.
+    fn checked(&mut self, mut bytes: Vec<u8>) -> Result<Chunk, InputError> {
+        let (mut start, mut lines, mut kept) = (0, 0, 0);
+        while let Some(lf) = memchr(b'\n', &bytes[start..]).map(|at| start + at) {
+            self.lines_read += 1;
+            if bytes[start] == b'@' {
+                return Err(InputError::ControlLine { input: self.name.clone(), line: self.lines_read });
+            }
+            // Most lines show with their first byte that they are not blank.
+            if bytes[start] > b' ' || !bytes[start..lf].trim_ascii().is_empty() {
+                if kept < start {
+                    bytes.copy_within(start..=lf, kept);
+                }
+                kept += lf + 1 - start;
+                lines += 1;
+            }
+            start = lf + 1;
+        }
+        bytes.truncate(kept);
+        Ok(Chunk { bytes, lines })
+    }
+}
+
+/// All frames of a zstd file, one after the other, each with its checksum.
+struct Zstd<R> {
+    file: R,
+    decoder: FrameDecoder,
+    in_frame: bool,
+}
+
+impl<R: BufRead> Zstd<R> {
+    fn new(file: R) -> Self {
+        Self { file, decoder: FrameDecoder::new(), in_frame: false }
+    }
+
+    /// Goes to the next frame that holds data; false at the file's end.
+    fn next_frame(&mut self) -> io::Result<bool> {
+        while !self.file.fill_buf()?.is_empty() {
+            match self.decoder.reset(&mut self.file) {
+                Ok(()) => return Ok(true),
+                Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { length, .. })) => {
+                    io::copy(&mut (&mut self.file).take(u64::from(length)), &mut io::sink())?;
+                }
+                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+            }
+        }
+        Ok(false)
+    }
+
+    fn check_sum(&self) -> io::Result<()> {
+        match (self.decoder.get_checksum_from_data(), self.decoder.get_calculated_checksum()) {
+            (Some(told), Some(computed)) if told != computed => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, "the file is damaged: a zstd checksum differs"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl<R: BufRead> Read for Zstd<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        use ruzstd::decoding::BlockDecodingStrategy::UptoBytes;
+        loop {
+            if !self.in_frame {
+                if !self.next_frame()? {
+                    return Ok(0);
+                }
+                self.in_frame = true;
+            }
+            while self.decoder.can_collect() == 0 && !self.decoder.is_finished() {
+                let decoded = self.decoder.decode_blocks(&mut self.file, UptoBytes(into.len()));
+                decoded.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            }
+            let read = self.decoder.read(into)?;
+            if read > 0 || into.is_empty() {
+                return Ok(read);
+            }
+            self.check_sum()?;
+            self.in_frame = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// Gives a few bytes at a time.
+    struct Dribble(Vec<u8>, usize);
+
+    impl Read for Dribble {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            let count = self.1.min(self.0.len()).min(into.len());
+            into[..count].copy_from_slice(&self.0[..count]);
+            self.0.drain(..count);
+            Ok(count)
+        }
+    }
+
+    fn all(mut lines: Lines) -> Result<(Vec<u8>, u64), InputError> {
+        let (mut bytes, mut count) = (Vec::new(), 0);
+        while let Some(chunk) = lines.next_chunk()? {
+            assert_eq!(chunk.bytes.iter().filter(|byte| **byte == b'\n').count() as u64, chunk.lines);
+            bytes.extend(chunk.bytes);
+            count += chunk.lines;
+        }
+        Ok((bytes, count))
+    }
+
+    fn dribble(text: &str, step: usize) -> Lines {
+        Lines::new("it", Box::new(Dribble(text.as_bytes().to_vec(), step)))
+    }
+
+    #[test]
+    fn lines_are_whole_and_blank_ones_are_left_out() {
+        let text = "\n{\"a\":1}\r\n \t\r\n {}\n\n\nlast\r";
+        for step in [1, 3, 1_000] {
+            let (bytes, count) = all(dribble(text, step)).unwrap();
+            assert_eq!((String::from_utf8(bytes).unwrap().as_str(), count), ("{\"a\":1}\r\n {}\nlast\r\n", 3));
+        }
+        assert_eq!(all(dribble("\n \n", 1)).unwrap(), (Vec::new(), 0));
+        assert_eq!(dribble("\n\n{\"x\": 1}\n{}", 2).first_line().unwrap(), b"{\"x\": 1}");
+    }
+
+    #[test]
+    fn a_control_line_is_refused_by_its_number() {
+        for step in [1, 1_000] {
+            let error = all(dribble("{}\n\n{}\n@sync\n", step)).unwrap_err();
+            assert!(error.to_string().starts_with("it, line 4 begins with `@`"), "{error}");
+        }
+        assert_eq!(all(dribble(" @ is fine\n", 1)).unwrap().1, 1);
+    }
+
+    #[test]
+    fn packed_files_are_inflated_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let text: String = (0..20_000).map(|n| format!("{{\"n\":{n}}}\n")).collect();
+        let (first, second) = text.split_at(text.len() / 2);
+
+        let gz = folder.path().join("a.gz");
+        let mut file = File::create(&gz).unwrap();
+        for part in [first, second] {
+            let mut member = flate2::write::GzEncoder::new(&mut file, flate2::Compression::fast());
+            member.write_all(part.as_bytes()).unwrap();
+            member.finish().unwrap();
+        }
+
+        let zst = folder.path().join("a.zst");
+        let level = ruzstd::encoding::CompressionLevel::Fastest;
+        let frame = |part: &str| ruzstd::encoding::compress_to_vec(part.as_bytes(), level);
+        let skippable = [&0x184d_2a50u32.to_le_bytes()[..], &3u32.to_le_bytes(), b"xyz"].concat();
+        let packed = [frame(first), skippable, frame(second)].concat();
+        std::fs::write(&zst, &packed).unwrap();
+
+        for path in [&gz, &zst] {
+            let (bytes, count) = all(Lines::open(path, Arc::default()).unwrap()).unwrap();
+            assert!(bytes == text.as_bytes() && count == 20_000, "{} gave {count} lines", path.display());
+        }
+
+        std::fs::write(&zst, &packed[..packed.len() - 7]).unwrap();
+        let error = all(Lines::open(&zst, Arc::default()).unwrap()).unwrap_err();
+        assert!(matches!(error, InputError::Read { .. }), "{error}");
+    }
+}
