@@ -1,0 +1,138 @@
+//! Bad input gets a clear error or a letter, and takes nothing with it.
+
+use crate::support::{Mill, tidemill};
+
+const CONFIG: &str = r#"
+    [store]
+    flush_every = "20ms"
+    [streams.web]
+    tcp = "127.0.0.1:0"
+    [pipelines.hits]
+    stream = "web"
+    time = "ts"
+    delay = "0s"
+    group_by = ["path"]
+    window = { tumbling = "1d" }
+    [pipelines.hits.aggregates]
+    hits = "count(*)"
+    total = "sum(n)"
+    [pipelines.plain]
+    stream = "web"
+    window = { tumbling = "1d" }
+    aggregates = { hits = "count(*)" }
+"#;
+
+const GOOD: &str = r#"{"ts": 1431855000000, "path": "/a", "n": 1}"#;
+
+#[test]
+fn hostile_lines_are_letters_and_good_lines_among_them_count() {
+    let deep = format!(r#"{{"ts": 1431855000000, "unused": {}{}}}"#, "[".repeat(20_000), "]".repeat(20_000));
+    let big_key = format!(r#"{{"ts": 1431855000000, "path": "{}"}}"#, "k".repeat(10_240));
+    // What the line is, and the letters it makes: of the stream, and of the pipeline that names its fields.
+    let cases: Vec<(Vec<u8>, &str)> = vec![
+        (b"no json".to_vec(), "@web decode"),
+        (b"[1, 2]".to_vec(), "@web decode"),
+        (b"\"text\"".to_vec(), "@web decode"),
+        (br#"{"ts": 1431855000000, "path": "/a""#.to_vec(), "@web decode"),
+        (br#"{"ts": 1431855000000} {"ts": 1}"#.to_vec(), "@web decode"),
+        (deep.into_bytes(), "@web decode"),
+        (b"{\"ts\": 1431855000000, \"unused\": \"\xff\"}".to_vec(), "@web decode"),
+        (br#"{"ts": 1431855000000, "path": "a\u0000b"}"#.to_vec(), "hits group"),
+        (br#"{"ts": 1431855000000, "path": "\ud800"}"#.to_vec(), "hits group"),
+        (br#"{"ts": 1431855000000, "n": 9223372036854775808}"#.to_vec(), "hits expression"),
+        (br#"{"ts": 1431855000000, "n": 1e400}"#.to_vec(), "hits expression"),
+        (br#"{"ts": 1431855000000, "n": "7"}"#.to_vec(), "hits expression"),
+        (br#"{"path": "/a"}"#.to_vec(), "hits time"),
+        (br#"{"ts": "yesterday"}"#.to_vec(), "hits time"),
+        (br#"{"ts": 999999999999999999999}"#.to_vec(), "hits time"),
+        (br#"{"ts": "9999-01-01T00:00:00Z"}"#.to_vec(), "hits ahead"),
+        (big_key.into_bytes(), "hits group"),
+        // These are good: what is odd in them is in fields that nobody asks for.
+        (br#"{"ts": 1431855000000, "path": "/b", "unused": "\ud800\u0000", "also": 1e400}"#.to_vec(), ""),
+        (br#"{"ts": 1, "ts": 1431855000000, "path": "/a", "path": "/b", "n": 5}"#.to_vec(), ""),
+    ];
+    let mill = Mill::new(CONFIG);
+    let daemon = mill.start();
+    let mut lines = format!("{GOOD}\n").into_bytes();
+    for (line, _) in &cases {
+        lines.extend_from_slice(line);
+        lines.extend_from_slice(format!("\n{GOOD}\n").as_bytes());
+    }
+    daemon.send(&lines);
+    daemon.wait_for_commit();
+
+    let letters =
+        mill.sql("SELECT pipeline || ' ' || kind || ' ' || position AS r FROM dead_letters ORDER BY position");
+    let expected: Vec<String> = (0..)
+        .zip(&cases)
+        .filter(|(_, (_, letter))| !letter.is_empty())
+        .map(|(index, (_, letter))| format!("{letter} {}", 2 * index + 2))
+        .collect();
+    assert_eq!(letters, expected);
+    let good = cases.len() + 1;
+    let rows = mill.sql("SELECT json_array(path, hits, total) AS r FROM hits ORDER BY path");
+    assert_eq!(rows, [format!(r#"["/a",{good},{good}]"#), r#"["/b",2,5]"#.to_owned()]);
+    // A pipeline that uses none of the odd fields counts all that are events.
+    let events = good + cases.len() - 7;
+    assert_eq!(mill.sql("SELECT sum(hits) || '' AS r FROM plain"), [events.to_string()]);
+    let reasons = mill.sql("SELECT reason AS r FROM dead_letters WHERE kind = 'expression' ORDER BY position");
+    assert!(reasons[2].contains("'7'"), "{reasons:?}");
+    assert!(daemon.stop().success());
+}
+
+#[test]
+fn ten_mistakes_are_ten_diagnostics() {
+    let mill = Mill::new(
+        r#"
+flush = "1s"
+[store]
+flush_every = "soon"
+[streams.web]
+tcp = "127.0.0.1"
+durability = "maybe"
+[pipelines.views]
+stream = "wbe"
+window = { tumbling = "0s" }
+late = "never"
+aggregates = { views = "cuont(*)", bytes = "sum(bytes", select = 7 }
+"#,
+    );
+    let output = tidemill().arg("validate").arg(mill.config()).output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    let text = String::from_utf8(output.stderr).unwrap();
+    let errors = text.matches("Error: ").count();
+    assert_eq!(errors, 10, "{text}");
+    for named in ["tidemill.toml:2:", "web", "count", "\"maybe\""] {
+        assert!(text.contains(named), "{named} in {text}");
+    }
+}
+
+#[test]
+fn what_cannot_start_says_why_and_how_it_ends() {
+    let mill = Mill::new(CONFIG);
+    let daemon = mill.start();
+    // The folder is in use.
+    let second = mill.refused();
+    assert_eq!(second.status.code(), Some(69), "{}", String::from_utf8_lossy(&second.stderr));
+    assert!(String::from_utf8_lossy(&second.stderr).contains("in use"));
+    // So is the port.
+    let other = Mill::new(&CONFIG.replace("127.0.0.1:0", &daemon.tcp));
+    let refused = other.refused();
+    assert_eq!(refused.status.code(), Some(69));
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(text.contains(&daemon.tcp) && text.contains("stream web"), "{text}");
+    assert!(!other.path().join("data").exists(), "nothing was made");
+    // A folder that cannot be made: there is a file in its way.
+    let blocked = Mill::new(&format!("data_dir = \"log/data\"\n{CONFIG}"));
+    std::fs::write(blocked.path().join("log"), "").unwrap();
+    let refused = blocked.refused();
+    assert_eq!(refused.status.code(), Some(74), "{}", String::from_utf8_lossy(&refused.stderr));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("log/data"));
+    // A pipeline that is defined otherwise.
+    daemon.send(format!("{GOOD}\n").as_bytes());
+    assert!(daemon.stop().success());
+    mill.write_config(&CONFIG.replace("sum(n)", "max(n)"));
+    let changed = mill.refused();
+    assert_eq!(changed.status.code(), Some(78), "{}", String::from_utf8_lossy(&changed.stderr));
+    assert!(String::from_utf8_lossy(&changed.stderr).contains("hits"));
+}

@@ -1,0 +1,16 @@
+//! The daemon as a process, with real sockets and a real store. One binary: linking ten is what a build's time goes to.
+#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::disallowed_methods, reason = "tests wait for other processes by the machine's clock")]
+
+mod support;
+
+mod backpressure;
+mod bad_input;
+mod crash;
+mod determinism;
+mod embed;
+mod examples;
+mod main_job;
+mod million;
+mod protocol;
+mod tidy;
