@@ -77,6 +77,8 @@ pub struct Pipeline {
 struct Generation {
     ended: mpsc::UnboundedReceiver<Ended>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
+    /// Its end is how the stage learns of that of the generation.
+    _alive: watch::Sender<()>,
 }
 
 impl Drop for Generation {
@@ -206,7 +208,8 @@ impl Pipeline {
         }
         let operator = self.operator(&snapshot)?;
         let output = (outputs, letters, dead_letter);
-        let (records, due) = self.stage(operator, &snapshot, output, outcomes, &open_bytes, &keeper);
+        let (alive, is_alive) = watch::channel(());
+        let (records, due) = self.stage(operator, &snapshot, output, (outcomes, is_alive), &open_bytes, &keeper);
 
         let feed = Feed {
             journal: self.journal.clone(),
@@ -219,7 +222,7 @@ impl Pipeline {
         };
         let timer = timer(self.clock.clone(), self.flush_every, due);
         let tasks = vec![actix::spawn(feed.run(position, keeper)), actix::spawn(timer)];
-        Ok(Generation { ended, tasks })
+        Ok(Generation { ended, tasks, _alive: alive })
     }
 
     fn actor(&self, kind: &'static str, index: Option<usize>, mailboxes: Vec<Arc<Gauge>>) -> Arc<ActorStats> {
@@ -363,7 +366,7 @@ impl Pipeline {
         operator: Operator,
         snapshot: &Snapshot,
         (windows, letters, dead_letter): (Vec<(Outlet<WindowRows>, Outlet<Barrier>)>, Outlet<Letters>, Outlet<Barrier>),
-        outcome: watch::Receiver<Outcome>,
+        (outcome, alive): (watch::Receiver<Outcome>, watch::Receiver<()>),
         open_bytes: &Arc<AtomicU64>,
         keeper: &Keeper,
     ) -> (Outlet<Records>, Outlet<FlushDue>) {
@@ -373,6 +376,7 @@ impl Pipeline {
             letters,
             dead_letter,
             outcome,
+            alive,
             open_bytes: open_bytes.clone(),
             clock: self.clock.clone(),
             stats: self.actor("stage", None, gauges.to_vec()),

@@ -68,6 +68,8 @@ pub struct Output {
     pub letters: Outlet<Letters>,
     pub dead_letter: Outlet<Barrier>,
     pub outcome: watch::Receiver<Outcome>,
+    /// Ends with the generation: a stage must not wait for a flush that a dead window will never answer.
+    pub alive: watch::Receiver<()>,
     /// Bytes that wait for a commit.
     pub open_bytes: Arc<AtomicU64>,
     pub clock: Clock,
@@ -179,7 +181,10 @@ impl Output {
         self.stats.blocked(true);
         while self.outcome.borrow().position < checkpoint.position {
             if self.in_flight() {
-                self.outcome.changed().await.map_err(|_| Closed)?;
+                tokio::select! {
+                    changed = self.outcome.changed() => changed.map_err(|_| Closed)?,
+                    _ = self.alive.changed() => return Err(Closed),
+                }
                 continue;
             }
             let pause = self.not_before.saturating_sub(self.clock.elapsed());
