@@ -5,9 +5,9 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::support::weblog::web_log;
-use crate::support::{Client, Mill};
+use crate::support::{Client, Mill, wait_until};
 
-const CONFIG: &str = r#"
+pub const CONFIG: &str = r#"
     [store]
     flush_every = "20ms"
     [streams.web]
@@ -28,7 +28,7 @@ const CONFIG: &str = r#"
     aggregates = { hits = "count(*)", load = "sum(load)", last = "last(path)" }
 "#;
 
-const VIEWS: [(&str, &str); 2] =
+pub const VIEWS: [(&str, &str); 2] =
     [("tumbling", "path, hits, load, mean, most"), ("sliding", "method, hits, load, \"last\"")];
 
 /// Sends what the server says is missing. Whether all of it was sent and is durable.
@@ -46,7 +46,8 @@ pub fn resume(address: &str, log: &[u8], line_starts: &[usize]) -> Option<()> {
 
 #[test]
 fn kills_at_random_moments_change_no_row() {
-    let log = web_log(200_000, 24 * 3_600_000, 600_000, 30, 5);
+    const ROUNDS: usize = 20;
+    let log = web_log(400_000, 12 * 3_600_000, 600_000, 30, 5);
     let mut line_starts: Vec<usize> = vec![0];
     line_starts.extend(memchr::memchr_iter(b'\n', &log).map(|at| at + 1));
 
@@ -59,11 +60,18 @@ fn kills_at_random_moments_change_no_row() {
     let mill = Mill::new(CONFIG);
     let mut random = fastrand::Rng::with_seed(11);
     let mut interrupted = 0;
-    for _ in 0..20 {
+    for round in 0..ROUNDS {
         let daemon = mill.start();
         let address = daemon.tcp.clone();
+        let lines = &log[..line_starts[(round + 1) * 400_000 / ROUNDS]];
         std::thread::scope(|scope| {
-            let sender = scope.spawn(|| resume(&address, &log, &line_starts));
+            let committed = || daemon.pipeline("tumbling")["position"].as_u64().unwrap();
+            let before = committed();
+            let sender = scope.spawn(|| resume(&address, lines, &line_starts));
+            // Every other round from the first bytes on, the others from the first commit on.
+            if round % 2 == 1 {
+                wait_until("a commit", || (committed() > before).then_some(()));
+            }
             std::thread::sleep(Duration::from_micros(random.u64(0..60_000)));
             daemon.kill();
             interrupted += u32::from(sender.join().unwrap().is_none());
@@ -76,7 +84,7 @@ fn kills_at_random_moments_change_no_row() {
     for (view, columns) in VIEWS {
         assert!(mill.rows(view, columns) == calm.rows(view, columns), "{view}, after {interrupted} interruptions");
         let account = &daemon.pipeline(view)["account"];
-        assert_eq!((account["read"].as_u64(), account["aggregated"].as_u64()), (Some(200_000), Some(200_000)));
+        assert_eq!((account["read"].as_u64(), account["aggregated"].as_u64()), (Some(400_000), Some(400_000)));
     }
 }
 

@@ -12,5 +12,7 @@ mod embed;
 mod examples;
 mod main_job;
 mod million;
+mod ownership;
+mod postgres;
 mod protocol;
 mod tidy;

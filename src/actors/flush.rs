@@ -18,7 +18,7 @@ use super::stats::{ActorStats, LastFlush, PipelineStats};
 use crate::clock::Clock;
 use crate::event::{Account, Position};
 use crate::journal::{Journal, Progress};
-use crate::store::{Change, Checkpoint, Chunk, Definition, Fence, Flush as Transaction, Flushed, Sqlite, StoreError};
+use crate::store::{Change, Checkpoint, Chunk, Definition, Fence, Flush as Transaction, Flushed, Store, StoreError};
 
 /// Pieces that are on their way to the store at most: more than the parts' credit lets through.
 const CHUNKS_MAX: usize = 64 * 1024;
@@ -54,7 +54,7 @@ impl Commits {
 pub struct FlushContext {
     pub definition: Arc<dyn Definition>,
     pub stream: String,
-    pub store: Sqlite,
+    pub store: Store,
     pub fence: Fence,
     /// The account that the generation began with.
     pub base: Account,

@@ -23,7 +23,7 @@ use crate::config::PipelineConfig;
 use crate::event::{Decoder, Fields, Position};
 use crate::journal::Journal;
 use crate::pipeline::{IntakeOperator, StageOperator, StageRegistry};
-use crate::store::{Change, Definition, Snapshot, Sqlite, StoreError};
+use crate::store::{Change, Checkpoint, Definition, Snapshot, Store, StoreError};
 use crate::window::{FirstRecord, Open, Operator as WindowOperator, OperatorConfig, Watermark};
 
 /// Bytes of the mailboxes in front of stage, each window, DeadLetter, and of each part of an epoch at Flush.
@@ -58,7 +58,7 @@ pub struct Pipeline {
     pub registry: Arc<StageRegistry>,
     pub journal: Arc<Journal>,
     pub recent: Arc<Recent>,
-    pub store: Sqlite,
+    pub store: Store,
     pub commits: Arc<Commits>,
     pub stats: Arc<PipelineStats>,
     pub actors: Arc<StatsRegistry>,
@@ -150,8 +150,15 @@ impl Pipeline {
 
     /// Takes the fence, reads the state, builds the actors.
     async fn begin(&self) -> Result<Generation, StoreError> {
-        let mut snapshot = self.store.begin(self.definition.clone(), &self.stream).await?;
-        self.check_journal(&mut snapshot).map_err(StoreError::Refused)?;
+        let (id, progress) = (self.journal.id(), self.journal.progress().borrow().clone());
+        let (first, last) = (progress.first, progress.written);
+        let admit = Box::new(move |checkpoint: &Checkpoint| check_journal(checkpoint, id, first, last));
+        let mut snapshot = self.store.begin(self.definition.clone(), &self.stream, admit).await?;
+        if snapshot.checkpoint.journal_id == 0 {
+            // A new pipeline begins with what is there.
+            snapshot.checkpoint.journal_id = id;
+            snapshot.checkpoint.position = first - 1;
+        }
         let position = snapshot.checkpoint.position;
         self.commits.committed(self.definition.pipeline(), position);
         {
@@ -161,25 +168,6 @@ impl Pipeline {
         }
         self.committed.send_replace(position);
         self.build(snapshot)
-    }
-
-    /// Whether the journal has what follows the checkpoint. A new pipeline begins with what is there.
-    fn check_journal(&self, snapshot: &mut Snapshot) -> Result<(), String> {
-        let progress = self.journal.progress().borrow().clone();
-        let checkpoint = &mut snapshot.checkpoint;
-        if checkpoint.journal_id == 0 {
-            checkpoint.journal_id = self.journal.id();
-            checkpoint.position = progress.first - 1;
-            return Ok(());
-        }
-        let found = format!("its checkpoint is at position {}", checkpoint.position);
-        if checkpoint.journal_id != self.journal.id() {
-            return Err(format!("{found} of another journal than the one in data_dir; restore that one"));
-        }
-        if checkpoint.position > progress.written || checkpoint.position + 1 < progress.first {
-            return Err(format!("{found}, but the journal holds {}..={}", progress.first, progress.written));
-        }
-        Ok(())
     }
 
     fn build(&self, snapshot: Snapshot) -> Result<Generation, StoreError> {
@@ -392,6 +380,29 @@ impl Pipeline {
         let [records, due] = &gauges;
         (Outlet::new(&stage, records, &self.clock), Outlet::new(&stage, due, &self.clock))
     }
+}
+
+/// Whether the journal has what follows the checkpoint.
+fn check_journal(checkpoint: &Checkpoint, id: u64, first: Position, last: Position) -> Result<(), String> {
+    let found = format!("its checkpoint is at position {}", checkpoint.position);
+    if checkpoint.journal_id == 0 {
+        return Ok(());
+    }
+    if checkpoint.journal_id != id {
+        return Err(format!("{found} of another journal than the one in data_dir; restore that one"));
+    }
+    if checkpoint.position > last || checkpoint.position + 1 < first {
+        let missing = if checkpoint.position > last {
+            (last + 1, checkpoint.position)
+        } else {
+            (checkpoint.position + 1, first - 1)
+        };
+        return Err(format!(
+            "{found}, but positions {} to {} are not in the journal, which holds {first} to {last}",
+            missing.0, missing.1
+        ));
+    }
+    Ok(())
 }
 
 /// Says that a flush is due, one word at a time: `run_interval` would starve while the mailbox has messages.

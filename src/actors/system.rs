@@ -9,7 +9,6 @@
 //!
 //! Events go down the stairs once; only facts come up, of which the latest counts: what is durable, what is committed.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -29,7 +28,7 @@ use crate::config::{Config, Durability, PipelineConfig, SlotSource, StageConfig,
 use crate::event::{Decoder, Fields, Position};
 use crate::journal::{Journal, JournalError, JournalOptions, SyncFile, lock_dir};
 use crate::pipeline::{IntakeResults, Results, StageRegistry};
-use crate::store::{Definition, Query, ResultRows, Sqlite, StoreError};
+use crate::store::{Definition, Query, ResultRows, Store, StoreError};
 
 /// Bytes of lines in front of Ingest.
 const INGEST_MAILBOX: usize = 8 * 1024 * 1024;
@@ -58,10 +57,10 @@ pub enum SystemError {
     #[error("{0}")]
     Journal(#[from] JournalError),
     /// The store says no.
-    #[error("{}: {source}", path.display())]
+    #[error("{url}: {source}")]
     Store {
-        /// The store's file.
-        path: PathBuf,
+        /// Which store, without its password.
+        url: String,
         /// What it said.
         source: StoreError,
     },
@@ -108,7 +107,7 @@ pub struct StreamHandle {
 #[derive(Clone)]
 pub struct PipelineHandle {
     name: Arc<str>,
-    store: Sqlite,
+    store: Store,
     committed: watch::Receiver<Position>,
     stats: Arc<PipelineStats>,
     head: watch::Receiver<Position>,
@@ -158,9 +157,8 @@ impl System {
     pub async fn start(options: SystemOptions) -> Result<Self, SystemError> {
         let SystemOptions { config, registry, windows, clock, sync } = options;
         let lock = lock_dir(&config.data_dir)?;
-        let path = config.store.path.clone();
-        let store =
-            Sqlite::open(path.clone(), config.store.migrate).map_err(|source| SystemError::Store { path, source })?;
+        let failed = |source| SystemError::Store { url: config.store.url.to_string(), source };
+        let store = Store::open(&config.store.url, config.store.migrate).map_err(failed)?;
         let stats = StatsRegistry::new(clock.clone());
         let (drain, _) = watch::channel(None);
         let edge = Arbiter::new();
@@ -199,7 +197,7 @@ impl System {
         stream: &StreamConfig,
         registry: &Arc<StageRegistry>,
         windows: usize,
-        store: &Sqlite,
+        store: &Store,
         sync: &SyncFile,
     ) -> Result<Vec<oneshot::Receiver<Result<(), String>>>, SystemError> {
         let options = JournalOptions {

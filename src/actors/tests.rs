@@ -15,10 +15,11 @@ use super::mailbox::{Closed, Gauge, Inlet, Outlet, Parcel, Weighed};
 use super::messages::{Barrier, Changes, FlushReason, Outcome, Share, WindowRows};
 use super::stats::StatsRegistry;
 use crate::clock::Clock;
+use crate::config::StoreUrl;
 use crate::event::{Account, PositionRange};
 use crate::journal::{Block, Journal, JournalOptions, Payload};
 use crate::pipeline::IntakeResults;
-use crate::store::{Checkpoint, Definition, Sqlite};
+use crate::store::{Checkpoint, Definition, Store};
 
 /// The window that takes a record at this position panics, once; 0: none does.
 pub(crate) static PANIC_AT: AtomicU64 = AtomicU64::new(0);
@@ -182,9 +183,9 @@ async fn flush_one(account: Account) -> (Option<Ended>, u64) {
     let block = Block { range, ingest_time: 1, events: 10, origin: Default::default(), producer_number: 0, payload };
     journal.append(block, Box::new(()));
 
-    let store = Sqlite::open(folder.path().join("tidemill.db"), true).unwrap();
+    let store = Store::open(&StoreUrl::Sqlite(folder.path().join("tidemill.db")), true).unwrap();
     let definition: Arc<dyn Definition> = Arc::new(IntakeResults::new("web"));
-    let snapshot = store.begin(definition.clone(), "web").await.unwrap();
+    let snapshot = store.begin(definition.clone(), "web", Box::new(|_| Ok(()))).await.unwrap();
     let (keeper, mut ended) = Keeper::new();
     let (outcome, mut outcomes) = watch::channel(Outcome::default());
     let stats = StatsRegistry::new(clock.clone());
@@ -216,7 +217,7 @@ async fn flush_one(account: Account) -> (Option<Ended>, u64) {
         ended = ended.recv() => ended,
         _ = outcomes.changed() => None,
     };
-    let stored = store.begin(definition, "web").await.unwrap();
+    let stored = store.begin(definition, "web", Box::new(|_| Ok(()))).await.unwrap();
     (ended, stored.checkpoint.position)
 }
 

@@ -6,6 +6,7 @@ mod demo;
 mod error;
 mod generate;
 mod logging;
+mod migrate;
 mod pace;
 mod query;
 mod run;
@@ -49,6 +50,7 @@ enum Verb {
     Run(run::Args),
     Demo(demo::Args),
     Validate(validate::Args),
+    Migrate(migrate::Args),
     Send(send::Args),
     Generate(generate::Args),
     Query(query::Args),
@@ -89,6 +91,7 @@ fn dispatch(verb: Verb) -> Result<(), CliError> {
         Verb::Run(args) => run::run(args),
         Verb::Demo(args) => demo::run(args),
         Verb::Validate(args) => validate::run(&args),
+        Verb::Migrate(args) => migrate::run(&args),
         Verb::Send(args) => send::run(args),
         Verb::Generate(args) => generate::run(args),
         Verb::Query(args) => query::run(&args),

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde_json::Value;
 
 use super::pipeline::unit_name;
-use super::{Config, Durability, PipelineConfig, StreamConfig};
+use super::{Config, Durability, PipelineConfig, StoreUrl, StreamConfig};
 use crate::limits::CONNECTION_BUFFERS_BYTES_MAX;
 use crate::units::{format_duration, format_size};
 use crate::window::{LatePolicy, WindowSpec};
@@ -18,7 +18,10 @@ pub fn describe(config: &Config, mailbox_bytes: u64) -> String {
     out.line("data_dir", quoted(&config.data_dir.to_string_lossy()));
     out.size("min_free", config.min_free_bytes);
     out.head("[store]");
-    out.line("url", quoted(&format!("sqlite://{}", config.store.path.display())));
+    out.line("url", quoted(&config.store.url.to_string()));
+    if let StoreUrl::Postgres(postgres) = &config.store.url {
+        out.line("schema", quoted(&postgres.schema));
+    }
     out.duration("flush_every", config.store.flush_every_ms);
     out.line("migrate", config.store.migrate.to_string());
     out.head("[http]");

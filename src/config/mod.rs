@@ -14,6 +14,7 @@ mod reader;
 mod report;
 mod settings;
 mod stages;
+mod store_url;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -49,12 +50,58 @@ pub struct Config {
 /// `[store]`
 #[derive(Clone, Debug)]
 pub struct StoreConfig {
-    /// The SQLite file.
-    pub path: PathBuf,
+    /// Which database.
+    pub url: StoreUrl,
     /// Time between two flushes of a pipeline.
     pub flush_every_ms: i64,
     /// Whether the daemon may change tables.
     pub migrate: bool,
+}
+
+/// A store's place.
+#[derive(Clone, Debug)]
+pub enum StoreUrl {
+    /// A SQLite file.
+    Sqlite(PathBuf),
+    /// A PostgreSQL database.
+    Postgres(Box<PostgresConfig>),
+}
+
+impl std::fmt::Display for StoreUrl {
+    /// Without its password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "sqlite://{}", path.display()),
+            Self::Postgres(config) => f.write_str(&config.shown),
+        }
+    }
+}
+
+/// A PostgreSQL database.
+#[derive(Clone, Debug)]
+pub struct PostgresConfig {
+    /// Host, port, user, password, database; without what concerns TLS.
+    pub connect: tokio_postgres::Config,
+    /// How secret the connection is.
+    pub tls: PostgresTls,
+    /// Everything lives in this schema.
+    pub schema: String,
+    /// The URL without its password.
+    pub shown: String,
+}
+
+/// `sslmode`, as in libpq.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PostgresTls {
+    /// No TLS.
+    Disable,
+    /// Secret, but from whom is not asked.
+    Require,
+    /// The certificate must be of a trusted authority and for this host.
+    VerifyFull {
+        /// A PEM file with the authorities that are trusted; `None`: the system's.
+        root_cert: Option<PathBuf>,
+    },
 }
 
 /// What an acknowledged line survives.

@@ -3,14 +3,17 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use super::StoreConfig;
 use super::address::{Listener, read_address};
+use super::names::matches_pattern;
 use super::reader::{Section, Setting};
 use super::report::Mistake;
+use super::store_url::{STORE_URL, read_store_url};
+use super::{StoreConfig, StoreUrl};
 
 const DATA_DIR: &str = "data";
 const MIN_FREE_BYTES: u64 = 256 << 20;
 const STORE_FILE: &str = "tidemill.db";
+const SCHEMA: &str = "tidemill";
 const FLUSH_EVERY_MS: i64 = 1_000;
 const HTTP_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7601);
 
@@ -30,23 +33,24 @@ pub(super) fn read_data(root: &mut Section<'_>) -> (PathBuf, u64) {
 
 /// `[store]`
 pub(super) fn read_store(root: &mut Section<'_>, data_dir: &std::path::Path) -> StoreConfig {
-    let path = data_dir.join(STORE_FILE);
-    let mut store = StoreConfig { path, flush_every_ms: FLUSH_EVERY_MS, migrate: true };
+    let url = StoreUrl::Sqlite(data_dir.join(STORE_FILE));
+    let mut store = StoreConfig { url, flush_every_ms: FLUSH_EVERY_MS, migrate: true };
     let Some(mut section) = root.take("store").and_then(|setting| setting.section("a table: [store]")) else {
         return store;
     };
+    let schema = section.take("schema").and_then(|setting| read_schema(&setting)).unwrap_or_else(|| SCHEMA.to_owned());
     let url = section.take("url");
     let url_file = section.take("url_file");
     if let (Some(_), Some(file)) = (&url, &url_file) {
         file.wrong("both `url` and `url_file` are given", "one of them");
     }
     let given = match (url, url_file) {
-        (Some(url), _) => url.text(STORE_URL).and_then(|text| store_path(&url, &text.value)),
-        (None, Some(file)) => read_secret_file(&file).and_then(|url| store_path(&file, url.trim())),
+        (Some(url), _) => url.text(STORE_URL).and_then(|text| read_store_url(&url, &text.value, schema)),
+        (None, Some(file)) => read_secret_file(&file).and_then(|url| read_store_url(&file, url.trim(), schema)),
         (None, None) => None,
     };
-    if let Some(path) = given {
-        store.path = path;
+    if let Some(url) = given {
+        store.url = url;
     }
     if let Some(flush_every) = section.take("flush_every").and_then(|setting| setting.duration(1)) {
         store.flush_every_ms = flush_every;
@@ -54,24 +58,17 @@ pub(super) fn read_store(root: &mut Section<'_>, data_dir: &std::path::Path) -> 
     if let Some(migrate) = section.take("migrate").and_then(|setting| setting.flag()) {
         store.migrate = migrate;
     }
-    section.later(&["schema"]);
     section.finish();
     store
 }
 
-const STORE_URL: &str = "a URL such as \"sqlite://data/tidemill.db\"";
-
-/// The file of a `sqlite://` URL. No message repeats the URL, since it may hold a password.
-fn store_path(setting: &Setting<'_>, url: &str) -> Option<PathBuf> {
-    match url.split_once("://") {
-        Some(("sqlite", "")) => setting.wrong(format!("`{}` names no file", setting.path), STORE_URL),
-        Some(("sqlite", path)) => return Some(setting.context.base.join(path)),
-        Some(("postgres" | "postgresql", _)) => {
-            setting.wrong(format!("`{}`: PostgreSQL is not available yet", setting.path), STORE_URL);
-        }
-        _ => setting.wrong(format!("`{}` is no URL of a store", setting.path), STORE_URL),
+fn read_schema(setting: &Setting<'_>) -> Option<String> {
+    let text = setting.text("the name of a schema")?.value;
+    if !matches_pattern(&text) || text.starts_with("pg_") {
+        setting.wrong(format!("`{}` cannot be the name of a schema", setting.path), "[a-z_][a-z0-9_]{0,47}, not pg_…");
+        return None;
     }
-    None
+    Some(text)
 }
 
 /// What a file with a secret holds.

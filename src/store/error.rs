@@ -1,6 +1,6 @@
 //! What a store answers when it does not do what it is asked: away, or refused.
 
-use diesel::result::Error;
+use diesel::result::{DatabaseErrorKind, Error};
 
 /// What a store answers when it does not do what it is asked.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -56,9 +56,31 @@ impl StoreError {
 impl From<Error> for StoreError {
     fn from(error: Error) -> Self {
         match error {
+            Error::DatabaseError(
+                DatabaseErrorKind::UnableToSendCommand
+                | DatabaseErrorKind::ClosedConnection
+                | DatabaseErrorKind::SerializationFailure
+                | DatabaseErrorKind::ReadOnlyTransaction,
+                information,
+            ) => Self::Away(information.message().to_owned()),
+            // The transaction is over, since an error before was not minded: the server has ended it.
+            Error::BrokenTransactionManager => Self::Away("the connection broke".to_owned()),
             Error::RollbackErrorOnCommit { commit_error, .. } => Self::from(*commit_error),
             Error::DatabaseError(_, information) => Self::from_message(information.message().to_owned()),
             error => Self::Refused(error.to_string()),
+        }
+    }
+}
+
+/// What a migration's error holds.
+pub(super) fn migration_failed(error: Box<dyn std::error::Error + Send + Sync>) -> StoreError {
+    match error.downcast::<Error>() {
+        Ok(error) => StoreError::from(*error),
+        // A migration's error keeps the store's message only as the end of its text.
+        Err(error) => {
+            let text = error.to_string();
+            let message = text.rsplit_once(" with: ").map_or(text.as_str(), |(_, message)| message);
+            StoreError::from_message(message.to_owned())
         }
     }
 }

@@ -1,18 +1,20 @@
 //! The store: one transaction moves results, state, letters, account and checkpoint.
 //!
-//! This file is what every store takes and gives, as plain data; `sqlite` is the embedded one: `begin` is a pipeline's
-//! start, `commit` the transaction of a flush, `views` the SQL of the views, `query` reads them.
+//! This file is what every store takes and gives, as plain data. `handle` is the way in; `begin` is a pipeline's start
+//! and `commit` the transaction of a flush, the same for each database; `session` is what they ask of one, and `sqlite`
+//! and `postgres` are the answers.
 
 mod begin;
 mod commit;
-mod connection;
 mod error;
-mod migrate;
-mod query;
+mod handle;
+mod image;
+mod names;
+mod plain;
+mod postgres;
 mod schema;
+mod session;
 mod sqlite;
-mod upsert;
-mod views;
 
 #[cfg(test)]
 mod tests;
@@ -25,7 +27,7 @@ use tokio::sync::oneshot;
 use crate::event::{Account, Letter, Position};
 
 pub use error::StoreError;
-pub use sqlite::Sqlite;
+pub use handle::Store;
 
 /// The private state of one group in one window or pane, encoded (versioned and mergeable; see `window`).
 pub type StateBytes = Vec<u8>;
@@ -154,6 +156,10 @@ pub struct Snapshot {
     pub open: Vec<Change>,
 }
 
+/// Whether a pipeline may begin with this checkpoint. Asked before its fence is taken for good: a daemon that must not run
+/// (its journal is another one) stops nobody else.
+pub type Admit = Box<dyn FnOnce(&Checkpoint) -> Result<(), String> + Send>;
+
 /// One transaction of one pipeline. Chunks come through the channel until its senders are gone; `finish` must have been
 /// sent as the last message, or nothing is committed.
 pub struct Flush {
@@ -206,4 +212,22 @@ pub struct ResultRows {
     pub columns: Vec<String>,
     /// One array a row.
     pub rows: Vec<Vec<serde_json::Value>>,
+}
+
+/// Names that an answer to an unknown one offers.
+const NEAREST_NAMES: usize = 3;
+
+/// Whether a pipeline is among those that a store knows, and else which come nearest.
+fn known(mut known: Vec<String>, name: &str) -> Result<(), StoreError> {
+    known.retain(|known| !known.starts_with(begin::INTAKE));
+    if known.iter().any(|known| known == name) {
+        return Ok(());
+    }
+    known.sort_by_cached_key(|known| (strsim::osa_distance(known, name), known.clone()));
+    known.truncate(NEAREST_NAMES);
+    let hint = match known.as_slice() {
+        [] => "it has none yet".to_owned(),
+        known => format!("nearest: {}", known.join(", ")),
+    };
+    Err(StoreError::Refused(format!("the store has no pipeline {name:?}; {hint}")))
 }

@@ -1,5 +1,6 @@
 //! A daemon in a folder of its own, clients, and SQL over its store.
 
+pub mod postgres;
 pub mod weblog;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -169,6 +170,14 @@ impl Daemon {
         found.unwrap_or_else(|| panic!("no pipeline {name} in {stats}"))
     }
 
+    /// All rows of a view as the API gives them; at most 10,000.
+    pub fn rows(&self, pipeline: &str) -> Vec<serde_json::Value> {
+        let answer = self.get(&format!("/api/v1/pipelines/{pipeline}/results?limit=10000"));
+        let rows = answer["rows"].as_array().unwrap_or_else(|| panic!("{answer}")).clone();
+        assert!(rows.len() < 10_000);
+        rows
+    }
+
     /// Waits until a pipeline has committed so many events.
     pub fn wait_for_events(&self, pipeline: &str, events: u64) {
         wait_until(&format!("{pipeline} to commit {events} events"), || {
@@ -184,6 +193,11 @@ impl Daemon {
             let done = |pipeline: &serde_json::Value| pipeline["position"].as_u64().unwrap() >= last;
             stats["pipelines"].as_array().unwrap().iter().all(done).then_some(())
         });
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// `kill -9`.

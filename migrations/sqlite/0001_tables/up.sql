@@ -40,7 +40,7 @@ CREATE TABLE window_results (
     window_end INTEGER NOT NULL,
     group_hash BLOB NOT NULL,                -- first 16 bytes of the SHA-256 of group_key
     group_key BLOB NOT NULL,                 -- private
-    group_values TEXT NOT NULL,              -- JSON array, in the order of the view's columns
+    group_values TEXT NOT NULL,              -- JSON object, by name
     result_values TEXT NOT NULL,             -- the same, of the aggregates
     events INTEGER NOT NULL,
     other INTEGER NOT NULL DEFAULT 0,        -- holds the groups beyond max_groups

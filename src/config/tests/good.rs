@@ -14,7 +14,7 @@ fn the_smallest_file_has_every_default_of_the_contract() {
     let config = good(SMALLEST);
     assert_eq!(config.data_dir, Path::new("/etc/mill/data"));
     assert_eq!(config.min_free_bytes, 256 << 20);
-    assert_eq!(config.store.path, Path::new("/etc/mill/data/tidemill.db"));
+    assert_eq!(config.store.url.to_string(), "sqlite:///etc/mill/data/tidemill.db");
     assert_eq!(config.store.flush_every_ms, 1_000);
     assert!(config.store.migrate);
     assert_eq!(config.http_listen.to_string(), "127.0.0.1:7601");
@@ -87,7 +87,7 @@ fn every_setting_is_read() {
         "#,
     );
     assert_eq!((config.data_dir.as_path(), config.min_free_bytes), (Path::new("/var/mill"), 1 << 30));
-    assert_eq!(config.store.path, Path::new("/etc/mill/db/x.db"));
+    assert_eq!(config.store.url.to_string(), "sqlite:///etc/mill/db/x.db");
     assert_eq!((config.store.flush_every_ms, config.store.migrate), (20, false));
     assert_eq!(config.http_listen.to_string(), "[::1]:0");
 
@@ -149,7 +149,7 @@ fn secrets_may_come_from_files() {
     std::fs::write(&file, "[store]\nurl_file = \"url\"\n[streams.web]\ntoken_file = \"tokens\"\n").unwrap();
     let config = super::super::load(&file).unwrap();
     assert_eq!(config.streams[0].tokens, ["0123456789abcdef", "fedcba9876543210"]);
-    assert_eq!(config.store.path, folder.path().join("x.db"));
+    assert_eq!(config.store.url.to_string(), format!("sqlite://{}", folder.path().join("x.db").display()));
     assert_eq!(config.data_dir, folder.path().join("data"));
 }
 

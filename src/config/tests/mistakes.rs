@@ -8,7 +8,7 @@ fn ten_mistakes_are_ten_diagnostics() {
 data_dri = "x"
 
 [store]
-url = "postgres://me:secret@db/x"
+url = "postgres://me:secret@db/x?sslmode=prefer"
 flush_every = 5
 
 [streams.web]
@@ -29,7 +29,7 @@ views = "cuont(*)"
         places,
         [
             (2, 1, "unknown key `data_dri`"),
-            (5, 7, "`store.url`: PostgreSQL is not available yet"),
+            (5, 7, "`store.url`: there is no sslmode \"prefer\" here"),
             (6, 15, "`store.flush_every` cannot be a number"),
             (9, 7, "`streams.web.tcp` is beyond loopback (0.0.0.0), which needs a token"),
             (11, 12, "`Views` cannot be the name of a pipeline"),
@@ -59,7 +59,6 @@ fn one_in_pipeline(lines: &str, begins: &str) {
 fn every_key_of_the_contract_that_comes_later_is_refused() {
     for (table, keys) in [
         ("", "redis.url dead_letters.limit tests shutdown_timeout"),
-        ("store.", "schema"),
         ("http.", "token read_token hosts"),
         ("streams.web.", "raw_events precision"),
         ("pipelines.page_views.", "missing_time retain max_groups state_limit max_behind start redis metrics alerts"),
@@ -150,7 +149,7 @@ error_rate = "errors / views"
 errors = { when = "error_rate > 0.05 AND views >= 20", for = "0s", webhook = "https://x" }
 "#;
     let found = mistakes(text);
-    assert_eq!(found.len(), 19, "{found:#?}");
+    assert_eq!(found.len(), 18, "{found:#?}");
     for mistake in found {
         assert!(mistake.contains(" is not available yet"), "{mistake}");
     }
@@ -319,17 +318,19 @@ fn tokens_are_long_enough_and_at_most_two() {
 }
 
 #[test]
-fn stores_are_sqlite_for_now() {
+fn a_store_is_a_file_or_a_database() {
     let store = |line: &str| format!("[store]\n{line}\n[streams.a]");
     for (url, said) in [
-        ("postgres://u:p@h/d", "`store.url`: PostgreSQL is not available yet"),
-        ("postgresql://h/d", "`store.url`: PostgreSQL is not available yet"),
+        ("postgres:///d", "`store.url`: it names no host"),
         ("sqlite://", "`store.url` names no file"),
         ("x.db", "`store.url` is no URL of a store"),
         ("mysql://h/d", "`store.url` is no URL of a store"),
     ] {
         one(&store(&format!("url = \"{url}\"")), &format!("2:7 {said} | a URL such as"));
     }
+    let prefer = store("url = \"postgresql://h/d?sslmode=prefer\"");
+    one(&prefer, "2:7 `store.url`: there is no sslmode \"prefer\" here | sslmode=verify-full, sslmode=require");
+    one(&store("schema = \"Mill\""), "2:10 `store.schema` cannot be the name of a schema | [a-z_]");
     one(&store("url_file = \"/no such file\""), "2:12 `store.url_file`: cannot read /no such file");
     one(&store("migrate = \"yes\""), "2:11 `store.migrate` cannot be a string | true or false");
 }

@@ -4,15 +4,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crossbeam_channel::{Sender, unbounded};
+use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-use crate::config::ColumnType;
+use super::postgres;
+use crate::config::{ColumnType, PostgresConfig, PostgresTls, StoreUrl};
 use crate::event::{Account, Letter, LetterKind, Origin};
 use crate::store::{
-    Change, Checkpoint, Chunk, Column, Definition, Fence, Flush, Flushed, Query, Snapshot, Sqlite, StoreError,
+    Admit, Change, Checkpoint, Chunk, Column, Definition, Fence, Flush, Flushed, Query, Snapshot, Store, StoreError,
 };
 
 /// `count(*)` and `sum(n)` by one text field, unless it says otherwise. A state is the count and the sum, unless
@@ -80,42 +82,75 @@ impl Definition for Definitions {
     }
 }
 
-/// A store in a folder of its own.
+/// A store of its own: a file in a folder, or a schema.
 pub(super) struct Bench {
     pub folder: TempDir,
-    pub store: Sqlite,
+    pub url: StoreUrl,
+    pub store: Store,
 }
 
 impl Bench {
-    pub fn new() -> Self {
+    pub fn sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = Sqlite::open(folder.path().join("mill/t.db"), true).unwrap();
-        Self { folder, store }
+        let url = StoreUrl::Sqlite(folder.path().join("mill/t.db"));
+        let store = Store::open(&url, true).unwrap();
+        Self { folder, url, store }
     }
 
+    pub fn postgres() -> Self {
+        let url = StoreUrl::Postgres(Box::new(postgres_config(&postgres::shared().url())));
+        let store = Store::open(&url, true).unwrap();
+        Self { folder: tempfile::tempdir().unwrap(), url, store }
+    }
+
+    pub fn is_postgres(&self) -> bool {
+        matches!(self.url, StoreUrl::Postgres(_))
+    }
+
+    /// The file.
     pub fn path(&self) -> PathBuf {
         self.folder.path().join("mill/t.db")
     }
 
-    /// Another connection, as a user's own tools would make it.
-    pub fn connect(&self) -> SqliteConnection {
-        SqliteConnection::establish(self.path().to_str().unwrap()).unwrap()
+    /// Runs SQL over another connection, as a user's own tools would.
+    pub fn execute(&self, sql: &str) {
+        match &self.url {
+            StoreUrl::Sqlite(path) => {
+                SqliteConnection::establish(path.to_str().unwrap()).unwrap().batch_execute(sql).unwrap();
+            }
+            StoreUrl::Postgres(config) => {
+                postgres::shared().psql(&format!("SET search_path TO {};\n{sql}", config.schema));
+            }
+        }
     }
 
     /// One value of one row, as text.
     pub fn ask(&self, sql: &str) -> String {
+        self.ask_behind("", sql)
+    }
+
+    /// The same, behind a statement of PostgreSQL's.
+    pub fn ask_behind(&self, first: &str, sql: &str) -> String {
         #[derive(QueryableByName)]
         struct Answer {
             #[diesel(sql_type = diesel::sql_types::Nullable<diesel::sql_types::Text>)]
             answer: Option<String>,
         }
-        let sql = format!("SELECT CAST(({sql}) AS TEXT) AS answer");
-        let answer: Answer = diesel::sql_query(sql).get_result(&mut self.connect()).unwrap();
-        answer.answer.unwrap_or_else(|| "NULL".to_owned())
+        let sql = format!("SELECT coalesce(CAST(({sql}) AS TEXT), 'NULL') AS answer");
+        match &self.url {
+            StoreUrl::Sqlite(path) => {
+                let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
+                let answer: Answer = diesel::sql_query(sql).get_result(&mut connection).unwrap();
+                answer.answer.unwrap()
+            }
+            StoreUrl::Postgres(config) => {
+                postgres::shared().psql(&format!("SET search_path TO {}; {first} {sql}", config.schema))
+            }
+        }
     }
 
     pub async fn begin(&self, definition: &Definitions) -> Snapshot {
-        self.store.begin(Arc::new(definition.clone()), "web").await.unwrap()
+        self.store.begin(Arc::new(definition.clone()), "web", anyone()).await.unwrap()
     }
 
     /// A whole flush.
@@ -160,13 +195,28 @@ impl Bench {
     }
 }
 
+/// Admits every checkpoint.
+pub(super) fn anyone() -> Admit {
+    Box::new(|_| Ok(()))
+}
+
+/// A schema of the shared server.
+pub(super) fn postgres_config(url: &str) -> PostgresConfig {
+    PostgresConfig {
+        connect: url.parse().unwrap(),
+        tls: PostgresTls::Disable,
+        schema: postgres::unique_schema(),
+        shown: url.to_owned(),
+    }
+}
+
 /// A flush that waits for its chunks.
 pub(super) struct OpenFlush {
     pub chunks: Sender<Chunk>,
     pub reply: oneshot::Receiver<Result<Flushed, StoreError>>,
 }
 
-pub(super) fn open_flush(store: &Sqlite, definition: &Definitions, fence: Fence) -> OpenFlush {
+pub(super) fn open_flush(store: &Store, definition: &Definitions, fence: Fence) -> OpenFlush {
     let (chunks, receiver) = unbounded();
     let (sender, reply) = oneshot::channel();
     store.flush(Flush {

@@ -7,14 +7,10 @@ use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{Nullable, Text};
 
-use super::{Definition, StoreError};
 use crate::config::ColumnType;
-
-/// The columns that each view begins with.
-const FIXED: [&str; 7] = ["window_start", "window_end", "window_start_ms", "closed", "partial", "other", "revised_at"];
-
-/// Behind the fixed columns come the groups'.
-pub(super) const FIRST_GROUP_COLUMN: usize = FIXED.len();
+use crate::store::image::object;
+use crate::store::names::{FIXED, identifier, literal, now_name};
+use crate::store::{Column, Definition, StoreError};
 
 #[derive(QueryableByName)]
 struct Object {
@@ -55,20 +51,6 @@ pub(super) fn ensure(connection: &mut SqliteConnection, definition: &dyn Definit
     Ok(())
 }
 
-/// The name of the view of the window next to close.
-pub(super) fn now_name(pipeline: &str) -> String {
-    format!("{pipeline}_now")
-}
-
-/// A name as SQL, whatever it holds.
-pub(super) fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
-}
-
 /// By this a view is known for the pipeline's.
 fn marker(pipeline: &str) -> String {
     format!("/* made by tidemill for pipeline {pipeline} */")
@@ -100,9 +82,11 @@ fn now_view(definition: &dyn Definition) -> String {
          WHERE pipeline = {whose} AND +window_start <= {watermark} AND window_end = (\n    {next})"
     );
     if definition.group_columns() == 0 {
-        let empty = literal(&definition.empty_values().to_string());
+        let names: Vec<String> =
+            definition.columns().into_iter().skip(definition.group_columns()).map(|column| column.name).collect();
+        let empty = literal(&object(&names, &definition.empty_values()));
         source.push_str(&format!(
-            "\n  UNION ALL\n  SELECT NULL, NULL, 0, 0, NULL, '[]', {empty}\n  WHERE (\n    {next}) IS NULL"
+            "\n  UNION ALL\n  SELECT NULL, NULL, 0, 0, NULL, '{{}}', {empty}\n  WHERE (\n    {next}) IS NULL"
         ));
     }
     format!(
@@ -132,8 +116,8 @@ fn columns(definition: &dyn Definition) -> String {
     let groups = definition.group_columns();
     let own = definition.columns().into_iter().enumerate().map(|(index, column)| {
         let value = match index.checked_sub(groups) {
-            None => typed("group_values", index, column.sql_type),
-            Some(index) => typed("result_values", index, column.sql_type),
+            None => typed("group_values", &column),
+            Some(_) => typed("result_values", &column),
         };
         (value, column.name)
     });
@@ -152,14 +136,15 @@ fn time_text(ms: &str) -> String {
     )
 }
 
-/// The element of a JSON array, as the column's static type.
-fn typed(array: &str, index: usize, sql_type: ColumnType) -> String {
-    let kind = format!("json_type({array}, '$[{index}]')");
-    let value = format!("json_extract({array}, '$[{index}]')");
-    match sql_type {
+/// A value of a JSON object, as the column's static type.
+fn typed(object: &str, column: &Column) -> String {
+    let path = literal(&format!("$.\"{}\"", column.name));
+    let kind = format!("json_type({object}, {path})");
+    let value = format!("json_extract({object}, {path})");
+    match column.sql_type {
         // Text as it is; of all else its JSON: 200, true, {"a":1}.
         ColumnType::Text => {
-            format!("CASE {kind} WHEN 'text' THEN {value} WHEN 'null' THEN NULL ELSE {array} -> {index} END")
+            format!("CASE {kind} WHEN 'text' THEN {value} WHEN 'null' THEN NULL ELSE {object} -> {path} END")
         }
         ColumnType::BigInt => format!("CASE WHEN {kind} IN ('integer', 'real') THEN CAST({value} AS INTEGER) END"),
         // Whole numbers beyond 64 bits come as text of digits.

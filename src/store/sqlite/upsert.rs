@@ -8,52 +8,46 @@ use diesel::sql_types::{BigInt, Binary, Bool, Nullable, Text};
 use diesel::sqlite::Sqlite;
 use diesel::{QueryResult, RunQueryDsl, SqliteConnection};
 
+use crate::store::image::{PaneImage, RowImage};
+
 /// Makes the row of a group in a window, or replaces it.
 pub(super) struct UpsertRow<'a> {
     pub(super) pipeline: &'a str,
-    pub(super) window_start: i64,
-    pub(super) window_end: i64,
-    pub(super) group_hash: &'a [u8],
-    pub(super) group_key: &'a [u8],
-    pub(super) group_values: &'a str,
-    pub(super) result_values: &'a str,
-    pub(super) events: i64,
-    pub(super) partial: bool,
-    pub(super) revised_at: Option<i64>,
-    pub(super) state: &'a [u8],
+    pub(super) row: &'a RowImage,
 }
 
 impl QueryFragment<Sqlite> for UpsertRow<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
+        let row = self.row;
         out.push_sql(
             "INSERT INTO window_results (pipeline, window_start, window_end, group_hash, group_key, group_values, \
              result_values, events, partial, revised_at, state) VALUES (",
         );
         out.push_bind_param::<Text, _>(self.pipeline)?;
         out.push_sql(", ");
-        out.push_bind_param::<BigInt, _>(&self.window_start)?;
+        out.push_bind_param::<BigInt, _>(&row.key.window_start)?;
         out.push_sql(", ");
-        out.push_bind_param::<BigInt, _>(&self.window_end)?;
+        out.push_bind_param::<BigInt, _>(&row.key.window_end)?;
         out.push_sql(", ");
-        out.push_bind_param::<Binary, _>(self.group_hash)?;
+        out.push_bind_param::<Binary, _>(&row.key.group_hash[..])?;
         out.push_sql(", ");
-        out.push_bind_param::<Binary, _>(self.group_key)?;
+        out.push_bind_param::<Binary, _>(&row.group_key[..])?;
         out.push_sql(", ");
-        out.push_bind_param::<Text, _>(self.group_values)?;
+        out.push_bind_param::<Text, _>(&row.group_values)?;
         out.push_sql(", ");
-        out.push_bind_param::<Text, _>(self.result_values)?;
+        out.push_bind_param::<Text, _>(&row.result_values)?;
         out.push_sql(", ");
-        out.push_bind_param::<BigInt, _>(&self.events)?;
+        out.push_bind_param::<BigInt, _>(&row.events)?;
         out.push_sql(", ");
-        out.push_bind_param::<Bool, _>(&self.partial)?;
+        out.push_bind_param::<Bool, _>(&row.partial)?;
         out.push_sql(", ");
-        out.push_bind_param::<Nullable<BigInt>, _>(&self.revised_at)?;
+        out.push_bind_param::<Nullable<BigInt>, _>(&row.revised_at)?;
         out.push_sql(", ");
-        out.push_bind_param::<Binary, _>(self.state)?;
+        out.push_bind_param::<Binary, _>(&row.state)?;
         out.push_sql(
             ") ON CONFLICT (pipeline, window_start, window_end, group_hash) DO UPDATE SET \
-             result_values = excluded.result_values, events = excluded.events, partial = excluded.partial, \
-             revised_at = excluded.revised_at, state = excluded.state",
+             group_values = excluded.group_values, result_values = excluded.result_values, events = excluded.events, \
+             partial = excluded.partial, revised_at = excluded.revised_at, state = excluded.state",
         );
         Ok(())
     }
@@ -69,24 +63,22 @@ impl RunQueryDsl<SqliteConnection> for UpsertRow<'_> {}
 /// Makes the state of a group in a pane, or replaces it.
 pub(super) struct UpsertPane<'a> {
     pub(super) pipeline: &'a str,
-    pub(super) pane_start: i64,
-    pub(super) group_hash: &'a [u8],
-    pub(super) group_key: &'a [u8],
-    pub(super) state: &'a [u8],
+    pub(super) pane: &'a PaneImage,
 }
 
 impl QueryFragment<Sqlite> for UpsertPane<'_> {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Sqlite>) -> QueryResult<()> {
+        let pane = self.pane;
         out.push_sql("INSERT INTO pane_states (pipeline, pane_start, group_hash, group_key, state) VALUES (");
         out.push_bind_param::<Text, _>(self.pipeline)?;
         out.push_sql(", ");
-        out.push_bind_param::<BigInt, _>(&self.pane_start)?;
+        out.push_bind_param::<BigInt, _>(&pane.pane_start)?;
         out.push_sql(", ");
-        out.push_bind_param::<Binary, _>(self.group_hash)?;
+        out.push_bind_param::<Binary, _>(&pane.group_hash[..])?;
         out.push_sql(", ");
-        out.push_bind_param::<Binary, _>(self.group_key)?;
+        out.push_bind_param::<Binary, _>(&pane.group_key[..])?;
         out.push_sql(", ");
-        out.push_bind_param::<Binary, _>(self.state)?;
+        out.push_bind_param::<Binary, _>(&pane.state)?;
         out.push_sql(") ON CONFLICT (pipeline, pane_start, group_hash) DO UPDATE SET state = excluded.state");
         Ok(())
     }

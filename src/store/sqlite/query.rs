@@ -8,12 +8,9 @@ use diesel::sql_types::{BigInt, Double, Text};
 use diesel::sqlite::{Sqlite, SqliteType, SqliteValue};
 use serde_json::{Number, Value};
 
-use super::schema::pipelines;
-use super::views::{FIRST_GROUP_COLUMN, identifier, now_name};
-use super::{Query, ResultRows, StoreError};
-
-/// Names that an answer to an unknown one offers.
-const NEAREST_NAMES: usize = 3;
+use super::plain::known_pipeline;
+use crate::store::names::{FIRST_GROUP_COLUMN, FLAGS, identifier, now_name};
+use crate::store::{Query, ResultRows, StoreError};
 
 /// A row of any shape: a view's columns follow the config, and SQLite knows the type of each value.
 struct AnyRow(Vec<Value>);
@@ -52,12 +49,10 @@ struct ColumnName {
 pub(super) fn rows(connection: &mut SqliteConnection, pipeline: &str, query: &Query) -> Result<ResultRows, StoreError> {
     // One transaction: columns and rows are of the same view, although another process may be making it anew.
     connection.transaction(|connection| {
+        known_pipeline(connection, pipeline)?;
         let view = if query.now { now_name(pipeline) } else { pipeline.to_owned() };
         let columns: Vec<ColumnName> =
             sql_query("SELECT name FROM pragma_table_info(?) ORDER BY cid").bind::<Text, _>(&view).load(connection)?;
-        if columns.is_empty() || !is_pipeline(connection, pipeline)? {
-            return Err(unknown(connection, pipeline)?);
-        }
         let mut sql = format!("SELECT * FROM {} WHERE TRUE", identifier(&view));
         if let Some(from) = query.from {
             sql.push_str(&format!(" AND window_start_ms >= {from}"));
@@ -73,23 +68,15 @@ pub(super) fn rows(connection: &mut SqliteConnection, pipeline: &str, query: &Qu
         let rows: Vec<AnyRow> = sql_query(sql).load(connection)?;
         Ok(ResultRows {
             columns: columns.into_iter().map(|column| column.name).collect(),
-            rows: rows.into_iter().map(|AnyRow(values)| values).collect(),
+            rows: rows.into_iter().map(|AnyRow(values)| with_flags(values)).collect(),
         })
     })
 }
 
-fn is_pipeline(connection: &mut SqliteConnection, name: &str) -> Result<bool, StoreError> {
-    Ok(pipelines::table.find(name).select(pipelines::revision).first::<i64>(connection).optional()?.is_some())
-}
-
-fn unknown(connection: &mut SqliteConnection, name: &str) -> Result<StoreError, StoreError> {
-    let mut known: Vec<String> =
-        pipelines::table.filter(pipelines::name.not_like("@%")).select(pipelines::name).load(connection)?;
-    known.sort_by_cached_key(|known| (strsim::osa_distance(known, name), known.clone()));
-    known.truncate(NEAREST_NAMES);
-    let hint = match known.as_slice() {
-        [] => "it has none yet".to_owned(),
-        known => format!("nearest: {}", known.join(", ")),
-    };
-    Ok(StoreError::Refused(format!("the store has no pipeline {name:?}; {hint}")))
+/// SQLite has no truth values: the flags of a row are 0 and 1 there.
+fn with_flags(mut row: Vec<Value>) -> Vec<Value> {
+    for value in &mut row[FLAGS] {
+        *value = Value::Bool(*value == 1);
+    }
+    row
 }

@@ -9,7 +9,8 @@ use diesel::sqlite::Sqlite;
 use diesel::{QueryableByName, RunQueryDsl, SqliteConnection, sql_query};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
-use super::StoreError;
+use crate::store::StoreError;
+use crate::store::error::migration_failed as failed;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
@@ -57,16 +58,4 @@ fn was_migrated(connection: &mut SqliteConnection) -> Result<bool, StoreError> {
 fn applied(connection: &mut SqliteConnection) -> Result<HashSet<String>, StoreError> {
     let versions = connection.applied_migrations().map_err(failed)?;
     Ok(versions.iter().map(ToString::to_string).collect())
-}
-
-fn failed(error: Box<dyn std::error::Error + Send + Sync>) -> StoreError {
-    match error.downcast::<diesel::result::Error>() {
-        Ok(error) => StoreError::from(*error),
-        // A migration's error keeps the store's message only as the end of its text.
-        Err(error) => {
-            let text = error.to_string();
-            let message = text.rsplit_once(" with: ").map_or(text.as_str(), |(_, message)| message);
-            StoreError::from_message(message.to_owned())
-        }
-    }
 }

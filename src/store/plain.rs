@@ -1,0 +1,210 @@
+//! The statements that both stores run alike, by diesel's query builder: whoever calls `plain_tables!` with the type of a
+//! connection gets them as functions. (A macro, because diesel's types name the database: as generic functions each
+//! would need a page of bounds.)
+
+use diesel::prelude::*;
+
+use super::schema::checkpoints;
+use super::{Account, Checkpoint};
+
+#[derive(Queryable, Selectable, AsChangeset)]
+#[diesel(table_name = checkpoints, treat_none_as_null = true)]
+pub(super) struct CheckpointRow {
+    journal_id: i64,
+    position: i64,
+    watermark: Option<i64>,
+    silence_ms: i64,
+    first_position: i64,
+    first_ingest_time: i64,
+    read: i64,
+    made: i64,
+    filtered: i64,
+    aggregated: i64,
+    late: i64,
+    dead: i64,
+    exploded: i64,
+    skipped: i64,
+    partly_late: i64,
+}
+
+impl From<&Checkpoint> for CheckpointRow {
+    fn from(checkpoint: &Checkpoint) -> Self {
+        let account = &checkpoint.account;
+        Self {
+            journal_id: checkpoint.journal_id.cast_signed(),
+            position: checkpoint.position.cast_signed(),
+            watermark: checkpoint.watermark,
+            silence_ms: checkpoint.silence_ms,
+            first_position: checkpoint.first_position.cast_signed(),
+            first_ingest_time: checkpoint.first_ingest_time,
+            read: account.read.cast_signed(),
+            made: account.made.cast_signed(),
+            filtered: account.filtered.cast_signed(),
+            aggregated: account.aggregated.cast_signed(),
+            late: account.late.cast_signed(),
+            dead: account.dead.cast_signed(),
+            exploded: account.exploded.cast_signed(),
+            skipped: account.skipped.cast_signed(),
+            partly_late: account.partly_late.cast_signed(),
+        }
+    }
+}
+
+impl From<CheckpointRow> for Checkpoint {
+    fn from(row: CheckpointRow) -> Self {
+        Self {
+            journal_id: row.journal_id.cast_unsigned(),
+            position: row.position.cast_unsigned(),
+            watermark: row.watermark,
+            silence_ms: row.silence_ms,
+            first_position: row.first_position.cast_unsigned(),
+            first_ingest_time: row.first_ingest_time,
+            account: Account {
+                read: row.read.cast_unsigned(),
+                made: row.made.cast_unsigned(),
+                filtered: row.filtered.cast_unsigned(),
+                aggregated: row.aggregated.cast_unsigned(),
+                late: row.late.cast_unsigned(),
+                dead: row.dead.cast_unsigned(),
+                exploded: row.exploded.cast_unsigned(),
+                skipped: row.skipped.cast_unsigned(),
+                partly_late: row.partly_late.cast_unsigned(),
+            },
+        }
+    }
+}
+
+macro_rules! plain_tables {
+    ($Connection:ty) => {
+        use diesel::prelude::*;
+
+        use crate::store::plain::CheckpointRow;
+        use crate::store::schema::{checkpoints, pane_states, pipelines, window_results};
+        use crate::store::session::{open_pane, open_row};
+        use crate::store::{Change, Checkpoint, Fence, StoreError};
+
+        pub(super) fn definition_hash(
+            connection: &mut $Connection,
+            pipeline: &str,
+        ) -> Result<Option<String>, StoreError> {
+            let hash = pipelines::table.find(pipeline).select(pipelines::definition_hash);
+            Ok(hash.first(connection).optional()?)
+        }
+
+        pub(super) fn register(
+            connection: &mut $Connection,
+            pipeline: &str,
+            definition: &str,
+            hash: &str,
+        ) -> Result<(), StoreError> {
+            let row = (
+                pipelines::name.eq(pipeline),
+                pipelines::definition.eq(definition),
+                pipelines::definition_hash.eq(hash),
+            );
+            diesel::insert_into(pipelines::table).values(row).execute(connection)?;
+            Ok(())
+        }
+
+        pub(super) fn take_fence(
+            connection: &mut $Connection,
+            pipeline: &str,
+            stream: &str,
+        ) -> Result<Fence, StoreError> {
+            let writer = fastrand::i64(..);
+            diesel::insert_into(checkpoints::table)
+                .values((checkpoints::pipeline.eq(pipeline), checkpoints::stream.eq(stream)))
+                .on_conflict(checkpoints::pipeline)
+                .do_nothing()
+                .execute(connection)?;
+            diesel::update(checkpoints::table.find(pipeline))
+                .set((checkpoints::epoch.eq(checkpoints::epoch + 1), checkpoints::writer.eq(writer)))
+                .execute(connection)?;
+            let epoch = checkpoints::table.find(pipeline).select(checkpoints::epoch).first(connection)?;
+            Ok(Fence { epoch, writer })
+        }
+
+        pub(super) fn checkpoint(connection: &mut $Connection, pipeline: &str) -> Result<Checkpoint, StoreError> {
+            let row = checkpoints::table.find(pipeline).select(CheckpointRow::as_select()).first(connection)?;
+            Ok(row.into())
+        }
+
+        pub(super) fn open_rows(
+            connection: &mut $Connection,
+            pipeline: &str,
+            watermark: Option<i64>,
+        ) -> Result<Vec<Change>, StoreError> {
+            use window_results as results;
+            let rows: Vec<$crate::store::session::OpenRow> = results::table
+                .filter(results::pipeline.eq(pipeline))
+                .filter(results::window_end.gt(watermark.unwrap_or(i64::MIN)))
+                .order((results::window_end, results::window_start, results::group_hash))
+                .select((
+                    results::window_start,
+                    results::window_end,
+                    results::group_key,
+                    results::state,
+                    results::partial,
+                ))
+                .load(connection)?;
+            Ok(rows.into_iter().map(open_row).collect())
+        }
+
+        pub(super) fn panes(connection: &mut $Connection, pipeline: &str) -> Result<Vec<Change>, StoreError> {
+            let rows: Vec<(i64, Vec<u8>, Vec<u8>)> = pane_states::table
+                .filter(pane_states::pipeline.eq(pipeline))
+                .order((pane_states::pane_start, pane_states::group_hash))
+                .select((pane_states::pane_start, pane_states::group_key, pane_states::state))
+                .load(connection)?;
+            Ok(rows.into_iter().map(open_pane).collect())
+        }
+
+        pub(super) fn hold_fence(
+            connection: &mut $Connection,
+            pipeline: &str,
+            fence: Fence,
+        ) -> Result<Option<i64>, StoreError> {
+            let ours = checkpoints::table
+                .find(pipeline)
+                .filter(checkpoints::epoch.eq(fence.epoch))
+                .filter(checkpoints::writer.eq(fence.writer));
+            let held =
+                diesel::update(ours).set(checkpoints::commits.eq(checkpoints::commits + 1)).execute(connection)?;
+            if held == 0 {
+                return Ok(None);
+            }
+            Ok(Some(checkpoints::table.find(pipeline).select(checkpoints::commits).first(connection)?))
+        }
+
+        pub(super) fn delete_panes(
+            connection: &mut $Connection,
+            pipeline: &str,
+            before: i64,
+        ) -> Result<(), StoreError> {
+            let old = pane_states::table
+                .filter(pane_states::pipeline.eq(pipeline))
+                .filter(pane_states::pane_start.lt(before));
+            diesel::delete(old).execute(connection)?;
+            Ok(())
+        }
+
+        pub(super) fn save_checkpoint(
+            connection: &mut $Connection,
+            pipeline: &str,
+            checkpoint: &Checkpoint,
+        ) -> Result<(), StoreError> {
+            diesel::update(checkpoints::table.find(pipeline))
+                .set(CheckpointRow::from(checkpoint))
+                .execute(connection)?;
+            Ok(())
+        }
+
+        /// Whether a pipeline of this name is registered, and else what to answer.
+        pub(super) fn known_pipeline(connection: &mut $Connection, name: &str) -> Result<(), StoreError> {
+            let known: Vec<String> = pipelines::table.select(pipelines::name).load(connection)?;
+            $crate::store::known(known, name)
+        }
+    };
+}
+
+pub(super) use plain_tables;

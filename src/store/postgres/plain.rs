@@ -1,0 +1,3 @@
+//! What PostgreSQL does as SQLite does.
+
+crate::store::plain::plain_tables!(super::connection::Connection);

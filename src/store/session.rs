@@ -1,0 +1,133 @@
+//! What a start, a flush and a query ask of a database. Each store answers with its own SQL.
+
+use std::sync::Arc;
+
+use super::image::{Key, PaneImage, RowImage};
+use super::{Change, Checkpoint, Definition, Fence, Query, ResultRows, StateBytes, StoreError};
+use crate::event::Letter;
+
+/// Whether a connection may write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Access {
+    /// One that flushes.
+    Write,
+    /// One that answers queries.
+    Read,
+}
+
+/// Where a database is, and how it is reached.
+pub(super) trait Database: Clone + Send + 'static {
+    /// A connection.
+    type Session: Session;
+
+    /// Connects; a writing connection also brings the tables up to date where `migrate` says so.
+    fn connect(&self, access: Access, migrate: bool) -> Result<Self::Session, StoreError>;
+}
+
+/// What is stored of a group in a window, for a correction.
+#[derive(Clone, Debug)]
+pub(super) struct Stored {
+    pub(super) state: StateBytes,
+    pub(super) partial: bool,
+    pub(super) revised_at: Option<i64>,
+}
+
+/// One connection. After an error it is dropped, which rolls back whatever was open.
+pub(super) trait Session {
+    /// What an error really is, by what only the connection knows.
+    fn judge(&self, error: StoreError) -> StoreError {
+        error
+    }
+
+    /// Opens a transaction that writes.
+    fn begin(&mut self) -> Result<(), StoreError>;
+    /// Ends it.
+    fn commit(&mut self) -> Result<(), StoreError>;
+
+    /// The hash of the definition by which a pipeline was registered.
+    fn definition_hash(&mut self, pipeline: &str) -> Result<Option<String>, StoreError>;
+    /// Registers a pipeline.
+    fn register(&mut self, pipeline: &str, definition: &str, hash: &str) -> Result<(), StoreError>;
+    /// Makes both views, or makes them anew where they have changed. What is not ours is never touched.
+    fn ensure_views(&mut self, definition: &dyn Definition) -> Result<(), StoreError>;
+    /// Waits for a transaction of a predecessor that is still open, and makes all its later ones fail.
+    fn take_fence(&mut self, pipeline: &str, stream: &str) -> Result<Fence, StoreError>;
+    /// The checkpoint.
+    fn checkpoint(&mut self, pipeline: &str) -> Result<Checkpoint, StoreError>;
+    /// The rows of windows that end after the watermark, ordered.
+    fn open_rows(&mut self, pipeline: &str, watermark: Option<i64>) -> Result<Vec<Change>, StoreError>;
+    /// All panes, ordered.
+    fn panes(&mut self, pipeline: &str) -> Result<Vec<Change>, StoreError>;
+
+    /// Counts the commit where the fence is still ours; its number.
+    fn hold_fence(&mut self, pipeline: &str, fence: Fence) -> Result<Option<i64>, StoreError>;
+    /// Writes rows, or replaces them; no key is twice among them.
+    fn put_rows(&mut self, pipeline: &str, rows: &[RowImage]) -> Result<(), StoreError>;
+    /// Writes panes, or replaces them; no key is twice among them.
+    fn put_panes(&mut self, pipeline: &str, panes: &[PaneImage]) -> Result<(), StoreError>;
+    /// Deletes the panes that begin before this.
+    fn delete_panes(&mut self, pipeline: &str, before: i64) -> Result<(), StoreError>;
+    /// Writes letters; a line is one letter at most: what is there already is this one. How many were new.
+    fn put_letters(&mut self, stream: &str, pipeline: &str, letters: &[Letter]) -> Result<u64, StoreError>;
+    /// What is stored under these keys, in their order.
+    fn stored(&mut self, pipeline: &str, keys: &[Key]) -> Result<Vec<Option<Stored>>, StoreError>;
+    /// Writes the checkpoint.
+    fn save_checkpoint(&mut self, pipeline: &str, checkpoint: &Checkpoint) -> Result<(), StoreError>;
+    /// The number of the last commit, once no transaction of this pipeline is under way.
+    fn commits(&mut self, pipeline: &str) -> Result<i64, StoreError>;
+
+    /// Rows of a pipeline's view: the latest windows first, then by group.
+    fn rows(&mut self, pipeline: &str, query: &Query) -> Result<ResultRows, StoreError>;
+}
+
+/// One thread's connection. After a failure it is closed, which rolls back whatever was open, and the next job makes a
+/// new one: no error can leave half a transaction behind, and a store that was away is found again.
+pub(super) struct Line<D: Database> {
+    database: D,
+    access: Access,
+    migrate: bool,
+    session: Option<D::Session>,
+}
+
+impl<D: Database> Line<D> {
+    /// Connects when the first job comes.
+    pub(super) fn new(database: D, access: Access, migrate: bool) -> Self {
+        Self { database, access, migrate, session: None }
+    }
+
+    /// Runs a job. A panic (a bug in a pipeline's states, say) fails this job and no other.
+    pub(super) fn run<T>(
+        &mut self,
+        job: impl FnOnce(&mut D::Session) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut session = match self.session.take() {
+            Some(session) => session,
+            None => self.database.connect(self.access, self.migrate)?,
+        };
+        // The session goes in by value: where the job fails it is closed in there, and nobody sees it again.
+        let work = move || match job(&mut session) {
+            Ok(value) => Ok((value, session)),
+            Err(error) => Err(session.judge(error)),
+        };
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        let (value, session) = done.unwrap_or_else(|panic| Err(panicked(&*panic)))?;
+        self.session = Some(session);
+        Ok(value)
+    }
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> StoreError {
+    let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    StoreError::Refused(format!("a bug: the store panicked: {}", said.unwrap_or("it does not say why")))
+}
+
+/// A row of an open window, as a start reads it: window start and end, group key, state, partial.
+pub(super) type OpenRow = (i64, i64, Vec<u8>, Vec<u8>, bool);
+
+pub(super) fn open_row((window_start, window_end, group, state, partial): OpenRow) -> Change {
+    Change::Row { window_start, window_end, group: Arc::from(group), state, partial }
+}
+
+pub(super) fn open_pane((pane_start, group, state): (i64, Vec<u8>, Vec<u8>)) -> Change {
+    Change::Pane { pane_start, group: Arc::from(group), state }
+}

@@ -1,0 +1,186 @@
+//! The embedded store: SQLite, in one file.
+
+mod connection;
+mod migrate;
+mod plain;
+mod query;
+mod upsert;
+mod views;
+
+use std::path::{Path, PathBuf};
+
+use diesel::connection::{AnsiTransactionManager, TransactionManager};
+use diesel::prelude::*;
+
+use super::image::{Key, PaneImage, RowImage};
+use super::schema::{checkpoints, dead_letters, window_results};
+use super::session::{Access, Database, Session, Stored};
+use super::{Change, Checkpoint, Definition, Fence, Query, ResultRows, StoreError};
+use crate::event::Letter;
+use upsert::{UpsertPane, UpsertRow};
+
+/// A file.
+#[derive(Clone)]
+pub(super) struct Sqlite {
+    path: PathBuf,
+}
+
+impl Sqlite {
+    /// Neither opens nor makes it.
+    pub(super) fn new(path: &Path) -> Result<Self, StoreError> {
+        let path = std::path::absolute(path)
+            .map_err(|error| StoreError::Refused(format!("{} is no path: {error}", path.display())))?;
+        Ok(Self { path })
+    }
+}
+
+impl Database for Sqlite {
+    type Session = SqliteSession;
+
+    fn connect(&self, access: Access, migrate: bool) -> Result<SqliteSession, StoreError> {
+        let mut connection = connection::connect(&self.path, access).map_err(|error| at(&self.path, error))?;
+        if access == Access::Write {
+            migrate::migrate(&mut connection, &self.path, migrate).map_err(|error| at(&self.path, error))?;
+        }
+        Ok(SqliteSession { connection })
+    }
+}
+
+/// SQLite's messages do not name the file.
+fn at(path: &Path, error: StoreError) -> StoreError {
+    let name = path.display().to_string();
+    let named = |message: String| if message.contains(&name) { message } else { format!("{name}: {message}") };
+    match error {
+        StoreError::Away(message) => StoreError::Away(named(message)),
+        StoreError::Refused(message) => StoreError::Refused(named(message)),
+        error => error,
+    }
+}
+
+/// A connection to the file.
+pub(super) struct SqliteSession {
+    pub(super) connection: SqliteConnection,
+}
+
+#[derive(Insertable)]
+#[diesel(table_name = dead_letters, treat_none_as_default_value = false)]
+struct LetterRow<'a> {
+    stream: &'a str,
+    position: i64,
+    pipeline: &'a str,
+    line: &'a [u8],
+    kind: &'a str,
+    stage: &'a str,
+    reason: &'a str,
+    producer: Option<&'a str>,
+    peer: Option<&'a str>,
+    failed_at: i64,
+}
+
+impl Session for SqliteSession {
+    fn begin(&mut self) -> Result<(), StoreError> {
+        Ok(AnsiTransactionManager::begin_transaction_sql(&mut self.connection, "BEGIN IMMEDIATE")?)
+    }
+
+    fn commit(&mut self) -> Result<(), StoreError> {
+        Ok(AnsiTransactionManager::commit_transaction(&mut self.connection)?)
+    }
+
+    fn definition_hash(&mut self, pipeline: &str) -> Result<Option<String>, StoreError> {
+        plain::definition_hash(&mut self.connection, pipeline)
+    }
+
+    fn register(&mut self, pipeline: &str, definition: &str, hash: &str) -> Result<(), StoreError> {
+        plain::register(&mut self.connection, pipeline, definition, hash)
+    }
+
+    fn ensure_views(&mut self, definition: &dyn Definition) -> Result<(), StoreError> {
+        views::ensure(&mut self.connection, definition)
+    }
+
+    fn take_fence(&mut self, pipeline: &str, stream: &str) -> Result<Fence, StoreError> {
+        plain::take_fence(&mut self.connection, pipeline, stream)
+    }
+
+    fn checkpoint(&mut self, pipeline: &str) -> Result<Checkpoint, StoreError> {
+        plain::checkpoint(&mut self.connection, pipeline)
+    }
+
+    fn open_rows(&mut self, pipeline: &str, watermark: Option<i64>) -> Result<Vec<Change>, StoreError> {
+        plain::open_rows(&mut self.connection, pipeline, watermark)
+    }
+
+    fn panes(&mut self, pipeline: &str) -> Result<Vec<Change>, StoreError> {
+        plain::panes(&mut self.connection, pipeline)
+    }
+
+    fn hold_fence(&mut self, pipeline: &str, fence: Fence) -> Result<Option<i64>, StoreError> {
+        plain::hold_fence(&mut self.connection, pipeline, fence)
+    }
+
+    fn put_rows(&mut self, pipeline: &str, rows: &[RowImage]) -> Result<(), StoreError> {
+        for row in rows {
+            UpsertRow { pipeline, row }.execute(&mut self.connection)?;
+        }
+        Ok(())
+    }
+
+    fn put_panes(&mut self, pipeline: &str, panes: &[PaneImage]) -> Result<(), StoreError> {
+        for pane in panes {
+            UpsertPane { pipeline, pane }.execute(&mut self.connection)?;
+        }
+        Ok(())
+    }
+
+    fn delete_panes(&mut self, pipeline: &str, before: i64) -> Result<(), StoreError> {
+        plain::delete_panes(&mut self.connection, pipeline, before)
+    }
+
+    fn put_letters(&mut self, stream: &str, pipeline: &str, letters: &[Letter]) -> Result<u64, StoreError> {
+        let mut written = 0;
+        for letter in letters {
+            let row = LetterRow {
+                stream,
+                position: letter.position.cast_signed(),
+                pipeline,
+                line: &letter.line,
+                kind: letter.kind.name(),
+                stage: &letter.stage,
+                reason: &letter.reason,
+                producer: letter.origin.producer.as_deref(),
+                peer: letter.origin.peer.as_deref(),
+                failed_at: letter.ingest_time,
+            };
+            written += diesel::insert_into(dead_letters::table)
+                .values(row)
+                .on_conflict((dead_letters::stream, dead_letters::position, dead_letters::pipeline))
+                .do_nothing()
+                .execute(&mut self.connection)?;
+        }
+        Ok(written as u64)
+    }
+
+    fn stored(&mut self, pipeline: &str, keys: &[Key]) -> Result<Vec<Option<Stored>>, StoreError> {
+        let one = |key: &Key| {
+            let found: Option<(Vec<u8>, bool, Option<i64>)> = window_results::table
+                .find((pipeline, key.window_start, key.window_end, &key.group_hash[..]))
+                .select((window_results::state, window_results::partial, window_results::revised_at))
+                .first(&mut self.connection)
+                .optional()?;
+            Ok(found.map(|(state, partial, revised_at)| Stored { state, partial, revised_at }))
+        };
+        keys.iter().map(one).collect()
+    }
+
+    fn save_checkpoint(&mut self, pipeline: &str, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        plain::save_checkpoint(&mut self.connection, pipeline, checkpoint)
+    }
+
+    fn commits(&mut self, pipeline: &str) -> Result<i64, StoreError> {
+        Ok(checkpoints::table.find(pipeline).select(checkpoints::commits).first(&mut self.connection)?)
+    }
+
+    fn rows(&mut self, pipeline: &str, query: &Query) -> Result<ResultRows, StoreError> {
+        query::rows(&mut self.connection, pipeline, query)
+    }
+}

@@ -1,0 +1,3 @@
+//! What SQLite does as PostgreSQL does.
+
+crate::store::plain::plain_tables!(SqliteConnection);

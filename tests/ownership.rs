@@ -1,0 +1,156 @@
+//! Who may write, and from which journal: two daemons on one store, a restored store, a journal that is not the one.
+
+use std::path::Path;
+
+use crate::support::postgres::{shared, unique_schema};
+use crate::support::weblog::web_log;
+use crate::support::{Mill, wait_until};
+
+const CONFIG: &str = r#"
+    [store]
+    flush_every = "20ms"
+    [streams.web]
+    tcp = "127.0.0.1:0"
+    [pipelines.hits]
+    stream = "web"
+    time = "ts"
+    delay = "10s"
+    group_by = ["path"]
+    window = { tumbling = "1m" }
+    aggregates = { hits = "count(*)", load = "sum(load)" }
+"#;
+
+/// A store that both daemons of a test can reach.
+fn stores(folder: &Path) -> [String; 2] {
+    [
+        CONFIG.replace("[store]", &format!("[store]\nurl = \"sqlite://{}\"", folder.join("shared.db").display())),
+        CONFIG.replace("[store]", &format!("[store]\nurl = \"{}\"\nschema = \"{}\"", shared().url(), unique_schema())),
+    ]
+}
+
+fn copy(from: &Path, to: &Path) {
+    let done = std::process::Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap();
+    assert!(done.success());
+}
+
+#[test]
+fn a_daemon_with_a_journal_of_its_own_is_refused_and_disturbs_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    for config in stores(folder.path()) {
+        let (first, second) = (Mill::new(&config), Mill::new(&config));
+        let daemon = first.start();
+        daemon.send(&web_log(1_000, 60_000, 0, 3, 1));
+        daemon.wait_for_commit();
+        let refused = second.refused();
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(78), "{said}");
+        assert!(said.contains("of another journal than the one in data_dir"), "{said}");
+        daemon.send(&web_log(1_000, 60_000, 0, 3, 2));
+        daemon.wait_for_commit();
+        assert_eq!(daemon.pipeline("hits")["account"]["read"], 2_000);
+        assert_eq!(daemon.pipeline("hits")["state"], "running");
+    }
+}
+
+#[test]
+fn a_daemon_on_a_copy_of_the_journal_takes_over_and_the_older_is_fenced() {
+    let folder = tempfile::tempdir().unwrap();
+    for config in stores(folder.path()) {
+        let (first, second) = (Mill::new(&config), Mill::new(&config));
+        let older = first.start();
+        older.send(&web_log(1_000, 60_000, 0, 3, 1));
+        older.wait_for_commit();
+        copy(&first.path().join("data"), &second.path().join("data"));
+        let newer = second.start();
+        newer.send(&web_log(1_000, 60_000, 0, 3, 2));
+        newer.wait_for_commit();
+
+        older.send(&web_log(10, 60_000, 0, 3, 3));
+        wait_until("the older daemon to be fenced", || (older.pipeline("hits")["state"] == "fenced").then_some(()));
+        let degraded = older.get("/readyz")["degraded"].to_string();
+        assert!(degraded.contains("another writer has taken over"), "{degraded}");
+        newer.send(&web_log(500, 60_000, 0, 3, 4));
+        newer.wait_for_commit();
+        assert_eq!(newer.pipeline("hits")["account"]["read"], 2_500);
+        let hits: u64 = newer.rows("hits").iter().map(|row| row[8].as_u64().unwrap()).sum();
+        assert_eq!(hits, 2_500, "the rows are those of the copy's journal");
+    }
+}
+
+#[test]
+fn last_nights_store_catches_up_from_todays_journal() {
+    let mill = Mill::new(CONFIG);
+    let daemon = mill.start();
+    daemon.send(&web_log(20_000, 600_000, 60_000, 10, 1));
+    daemon.wait_for_commit();
+    assert!(daemon.stop().success());
+    let night = mill.path().join("night.db");
+    std::fs::copy(mill.database(), &night).unwrap();
+
+    let daemon = mill.start();
+    daemon.send(&web_log(20_000, 600_000, 60_000, 10, 2));
+    daemon.wait_for_commit();
+    let today = daemon.rows("hits");
+    assert!(daemon.stop().success());
+    for file in ["tidemill.db-wal", "tidemill.db-shm"] {
+        let _ = std::fs::remove_file(mill.path().join("data").join(file));
+    }
+    std::fs::copy(&night, mill.database()).unwrap();
+    let daemon = mill.start();
+    daemon.wait_for_commit();
+    assert_eq!(daemon.rows("hits"), today);
+    assert_eq!(daemon.pipeline("hits")["account"]["read"], 40_000);
+}
+
+#[test]
+fn last_nights_dump_of_postgres_catches_up_from_todays_journal() {
+    let schema = unique_schema();
+    let store = format!("[store]\nurl = \"{}\"\nschema = \"{schema}\"", shared().url());
+    let mill = Mill::new(&CONFIG.replace("[store]", &store));
+    let daemon = mill.start();
+    daemon.send(&web_log(20_000, 600_000, 60_000, 10, 1));
+    daemon.wait_for_commit();
+    let dump = shared().program("pg_dump").args(["-n", &schema, "-d", &shared().url()]).output().unwrap();
+    assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+
+    daemon.send(&web_log(20_000, 600_000, 60_000, 10, 2));
+    daemon.wait_for_commit();
+    let today = daemon.rows("hits");
+    assert!(daemon.stop().success());
+    shared().psql(&format!("DROP SCHEMA {schema} CASCADE"));
+    shared().psql(&String::from_utf8(dump.stdout).unwrap());
+    let daemon = mill.start();
+    daemon.wait_for_commit();
+    assert_eq!(daemon.rows("hits"), today);
+    assert_eq!(daemon.pipeline("hits")["account"]["read"], 40_000);
+}
+
+#[test]
+fn a_journal_that_no_longer_reaches_back_is_refused_with_the_missing_positions() {
+    let mill = Mill::new(&CONFIG.replace("[streams.web]", "[streams.web]\njournal_keep = \"0s\""));
+    let daemon = mill.start();
+    daemon.send(&web_log(100, 60_000, 0, 3, 1));
+    daemon.wait_for_commit();
+    assert!(daemon.stop().success());
+    let night = mill.path().join("night.db");
+    std::fs::copy(mill.database(), &night).unwrap();
+    let daemon = mill.start();
+    // More than one segment, so that the first ones go.
+    for seed in 0..6 {
+        daemon.send(&web_log(200_000, 60_000, 0, 3, seed));
+    }
+    daemon.wait_for_commit();
+    wait_until("old segments to go", || {
+        let first = daemon.stats()["streams"][0]["journal"]["first"].as_u64()?;
+        (first > 101).then_some(())
+    });
+    assert!(daemon.stop().success());
+    for file in ["tidemill.db-wal", "tidemill.db-shm"] {
+        let _ = std::fs::remove_file(mill.path().join("data").join(file));
+    }
+    std::fs::copy(&night, mill.database()).unwrap();
+    let refused = mill.refused();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(78), "{said}");
+    assert!(said.contains("its checkpoint is at position 100, but positions 101 to "), "{said}");
+}
