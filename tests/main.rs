@@ -12,5 +12,6 @@ mod embed;
 mod examples;
 mod main_job;
 mod million;
+mod operate;
 mod protocol;
 mod tidy;

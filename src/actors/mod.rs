@@ -8,7 +8,9 @@ mod guard;
 mod ingest;
 mod mailbox;
 mod messages;
+mod orders;
 mod pipeline;
+mod readiness;
 mod recent;
 mod stage;
 mod stats;
@@ -19,5 +21,6 @@ mod window;
 
 pub use mailbox::{Closed, Outlet};
 pub use messages::{Claim, Claimed, Lines, Source, Sync};
+pub use orders::{OrderError, SkipTo, Standing, Verb};
 pub use stats::{PipelineState, StatsRegistry, StreamStats};
 pub use system::{PipelineHandle, StreamHandle, System, SystemError, SystemOptions, memory_bytes};

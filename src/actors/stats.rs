@@ -1,7 +1,7 @@
 //! What can be seen of the system: shared counters that HTTP reads without asking an actor (one that waits cannot answer).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::mailbox::Gauge;
 use crate::clock::Clock;
 use crate::event::{Account, Position};
-use crate::journal::{Held, Progress};
+use crate::journal::{Extents, Held, Journal, Progress};
 
 /// Counters of one actor.
 pub struct ActorStats {
@@ -66,12 +66,22 @@ pub struct StreamStats {
     pub producers: AtomicU64,
     /// Time that producers were held, µs.
     pub held_us: AtomicU64,
-    progress: watch::Receiver<Progress>,
+    pub(super) progress: watch::Receiver<Progress>,
     head: watch::Receiver<Position>,
-    limit_bytes: u64,
+    pub(super) extents: Extents,
+    pub(super) limit_bytes: u64,
     direct: bool,
-    /// Lines at the last sample, and lines a second since the one before.
-    sampled: Mutex<(u64, u64)>,
+    pub(super) sampled: Mutex<Sampled>,
+}
+
+/// What was seen of a stream at the last look.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Sampled {
+    lines: u64,
+    lines_per_s: u64,
+    bytes: u64,
+    /// Over about the last ten seconds.
+    pub bytes_per_s: f64,
 }
 
 /// What a pipeline is doing.
@@ -84,10 +94,31 @@ pub enum PipelineState {
     Running,
     /// Reads the journal.
     Behind,
-    /// The store refuses it, or it died too often at one place.
+    /// Stopped on request, or because it died again and again or is too far behind; goes on when it is told to.
+    Paused,
+    /// The store refuses it.
     Refused,
     /// Another writer has taken over.
     Fenced,
+}
+
+impl PipelineState {
+    /// The word that people see.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Behind => "behind",
+            Self::Paused => "paused",
+            Self::Refused => "refused",
+            Self::Fenced => "fenced",
+        }
+    }
+
+    /// Whether it commits nothing until somebody does something about it.
+    pub fn is_stopped(self) -> bool {
+        matches!(self, Self::Paused | Self::Refused | Self::Fenced)
+    }
 }
 
 /// What can be seen of one pipeline.
@@ -95,11 +126,9 @@ pub struct PipelineStats {
     pub name: String,
     pub stream: String,
     pub inner: Mutex<PipelineView>,
-    /// Ingest time of the last record that its stage took.
-    pub ingest_time: AtomicI64,
-    /// Its last position.
-    pub position: AtomicU64,
     pub restarts: AtomicU64,
+    /// When the log last said that it pins its journal.
+    pub(super) warned: Mutex<Option<Duration>>,
 }
 
 /// The part of it that changes together.
@@ -114,6 +143,18 @@ pub struct PipelineView {
     pub state_bytes: u64,
     pub last_flush: Option<LastFlush>,
     pub error: Option<String>,
+    /// Since when the store is away, by the time since the daemon's start.
+    #[serde(skip)]
+    pub away_since: Option<Duration>,
+    /// Whether the journal need not keep what it has not committed.
+    #[serde(skip)]
+    pub unpinned: bool,
+    /// Ingest time of the oldest record that is not committed, …
+    #[serde(skip)]
+    pub oldest: Option<i64>,
+    /// … and of the oldest behind the last barrier.
+    #[serde(skip)]
+    pub oldest_behind_barrier: Option<i64>,
 }
 
 /// The last transaction.
@@ -128,11 +169,11 @@ pub struct LastFlush {
 
 /// All that can be seen.
 pub struct StatsRegistry {
-    clock: Clock,
+    pub(super) clock: Clock,
     actors: Mutex<Vec<Arc<ActorStats>>>,
-    streams: Mutex<Vec<Arc<StreamStats>>>,
-    pipelines: Mutex<Vec<Arc<PipelineStats>>>,
-    draining: AtomicBool,
+    pub(super) streams: Mutex<Vec<Arc<StreamStats>>>,
+    pub(super) pipelines: Mutex<Vec<Arc<PipelineStats>>>,
+    pub(super) draining: AtomicBool,
 }
 
 #[derive(Serialize)]
@@ -194,6 +235,8 @@ struct JournalSnapshot {
     bytes: u64,
     limit_bytes: u64,
     held: Option<&'static str>,
+    /// Pipelines for which it keeps at least half of its limit.
+    pinned_by: Vec<String>,
     direct: bool,
 }
 
@@ -202,6 +245,7 @@ struct PipelineSnapshot {
     name: String,
     stream: String,
     lag_positions: u64,
+    lag_bytes: u64,
     lag_ms: i64,
     #[serde(flatten)]
     view: PipelineView,
@@ -215,7 +259,42 @@ pub fn held_name(held: Held) -> &'static str {
     }
 }
 
+impl Sampled {
+    fn take(&mut self, lines: u64, bytes: u64, passed_us: u64) {
+        self.lines_per_s = (lines - self.lines) * 1_000_000 / passed_us;
+        let bytes_per_s = (bytes - self.bytes) as f64 * 1e6 / passed_us as f64;
+        self.bytes_per_s += (bytes_per_s - self.bytes_per_s) / 10.0;
+        (self.lines, self.bytes) = (lines, bytes);
+    }
+}
+
+impl PipelineStats {
+    /// The store is away, now and perhaps before.
+    pub fn away(&self, reason: String, now: Duration) {
+        let mut view = self.inner.lock();
+        view.error = Some(reason);
+        view.away_since.get_or_insert(now);
+    }
+
+    /// The stage takes records of this ingest time.
+    pub fn taken(&self, ingest_time: i64) {
+        let mut view = self.inner.lock();
+        view.oldest = Some(view.oldest.map_or(ingest_time, |oldest| oldest.min(ingest_time)));
+        view.oldest_behind_barrier.get_or_insert(ingest_time);
+    }
+
+    /// The stage sends a barrier: all that it took is before it.
+    pub fn barrier(&self) {
+        self.inner.lock().oldest_behind_barrier = None;
+    }
+}
+
 impl StreamStats {
+    /// The last position that was given out.
+    pub(super) fn last(&self) -> Position {
+        *self.head.borrow()
+    }
+
     /// How far its journal is.
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.clone()
@@ -259,10 +338,9 @@ impl StatsRegistry {
     pub fn stream(
         &self,
         name: String,
-        progress: watch::Receiver<Progress>,
+        journal: &Journal,
         head: watch::Receiver<Position>,
         limit_bytes: u64,
-        direct: bool,
     ) -> Arc<StreamStats> {
         let stats = Arc::new(StreamStats {
             name,
@@ -274,10 +352,11 @@ impl StatsRegistry {
             buffers: AtomicU64::new(0),
             producers: AtomicU64::new(0),
             held_us: AtomicU64::new(0),
-            progress,
+            progress: journal.progress(),
             head,
+            extents: journal.extents(),
             limit_bytes,
-            direct,
+            direct: journal.direct(),
             sampled: Mutex::default(),
         });
         self.streams.lock().push(stats.clone());
@@ -296,14 +375,17 @@ impl StatsRegistry {
             state_bytes: 0,
             last_flush: None,
             error: None,
+            away_since: None,
+            unpinned: false,
+            oldest: None,
+            oldest_behind_barrier: None,
         };
         let stats = Arc::new(PipelineStats {
             name,
             stream,
             inner: Mutex::new(inner),
-            ingest_time: AtomicI64::new(0),
-            position: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
+            warned: Mutex::default(),
         });
         self.pipelines.lock().push(stats.clone());
         stats
@@ -323,10 +405,13 @@ impl StatsRegistry {
             *sampled = (busy, ((busy - sampled.0) * 1_000 / passed_us).min(1_000));
         }
         for stream in self.streams.lock().iter() {
-            let lines = stream.lines.load(Ordering::Relaxed);
-            let mut sampled = stream.sampled.lock();
-            *sampled = (lines, (lines - sampled.0) * 1_000_000 / passed_us);
+            stream.sampled.lock().take(
+                stream.lines.load(Ordering::Relaxed),
+                stream.bytes.load(Ordering::Relaxed),
+                passed_us,
+            );
         }
+        self.look_at_pipelines();
     }
 
     /// All of it, as JSON.
@@ -347,37 +432,6 @@ impl StatsRegistry {
         })
     }
 
-    /// What hinders streams and pipelines: empty where nothing does; and whether any stream cannot take lines.
-    pub fn degraded(&self) -> (Vec<String>, bool) {
-        let mut reasons = Vec::new();
-        let mut held = self.draining.load(Ordering::Relaxed);
-        if held {
-            reasons.push("the daemon stops: it takes no lines any more".to_owned());
-        }
-        for stream in self.streams.lock().iter() {
-            let progress = stream.progress.borrow();
-            if let Some(failed) = &progress.failed {
-                held = true;
-                reasons.push(format!("stream {}: the journal failed: {failed}", stream.name));
-            } else if let Some(why) = progress.held {
-                held = true;
-                reasons.push(format!("stream {}: producers are held ({})", stream.name, held_name(why)));
-            } else if progress.bytes > stream.limit_bytes / 2 {
-                let percent = progress.bytes * 100 / stream.limit_bytes.max(1);
-                reasons.push(format!("stream {}: the journal is at {percent} % of journal_limit", stream.name));
-            }
-        }
-        for pipeline in self.pipelines.lock().iter() {
-            let view = pipeline.inner.lock();
-            if view.state != PipelineState::Running || view.error.is_some() {
-                let state = serde_json::to_string(&view.state).unwrap_or_default();
-                let error = view.error.as_deref().unwrap_or("no error");
-                reasons.push(format!("pipeline {}: {} ({error})", pipeline.name, state.trim_matches('"')));
-            }
-        }
-        (reasons, held)
-    }
-
     fn snapshot(&self) -> Snapshot {
         let pipelines = self.pipelines.lock();
         let streams = self.streams.lock();
@@ -387,7 +441,7 @@ impl StatsRegistry {
             uptime_ms: self.clock.elapsed().as_millis() as u64,
             bottleneck: bottleneck(&actors),
             actors: actors.iter().map(|actor| actor_snapshot(actor, &pipelines)).collect(),
-            streams: streams.iter().map(|stream| stream_snapshot(stream)).collect(),
+            streams: streams.iter().map(|stream| stream_snapshot(stream, &pipelines)).collect(),
             pipelines: pipelines.iter().map(|pipeline| self.pipeline_snapshot(pipeline, &streams)).collect(),
         }
     }
@@ -396,12 +450,12 @@ impl StatsRegistry {
         let view = pipeline.inner.lock().clone();
         let stream = streams.iter().find(|stream| stream.name == pipeline.stream);
         let head = stream.map_or(view.position, |stream| *stream.head.borrow());
-        let position = pipeline.position.load(Ordering::Relaxed).max(view.position);
-        let lag_positions = head.saturating_sub(position);
-        let seen = pipeline.ingest_time.load(Ordering::Relaxed);
-        let lag_ms = if lag_positions == 0 || seen == 0 { 0 } else { (self.clock.wall_ms() - seen).max(0) };
+        let lag_positions = head.saturating_sub(view.position);
+        let lag_bytes = stream.map_or(0, |stream| stream.extents.bytes_behind(view.position));
+        let oldest = view.oldest.filter(|_| lag_positions > 0);
+        let lag_ms = oldest.map_or(0, |oldest| (self.clock.wall_ms() - oldest).max(0));
         let (name, stream) = (pipeline.name.clone(), pipeline.stream.clone());
-        PipelineSnapshot { name, stream, lag_positions, lag_ms, view }
+        PipelineSnapshot { name, stream, lag_positions, lag_bytes, lag_ms, view }
     }
 }
 
@@ -444,7 +498,7 @@ fn actor_snapshot(actor: &ActorStats, pipelines: &[Arc<PipelineStats>]) -> Actor
     }
 }
 
-fn stream_snapshot(stream: &StreamStats) -> StreamSnapshot {
+fn stream_snapshot(stream: &StreamStats, pipelines: &[Arc<PipelineStats>]) -> StreamSnapshot {
     let progress = stream.progress.borrow();
     StreamSnapshot {
         name: stream.name.clone(),
@@ -455,14 +509,15 @@ fn stream_snapshot(stream: &StreamStats) -> StreamSnapshot {
         producers: stream.producers.load(Ordering::Relaxed),
         journal: JournalSnapshot {
             first: progress.first,
-            last: *stream.head.borrow(),
+            last: stream.last(),
             durable: progress.durable,
             bytes: progress.bytes,
             limit_bytes: stream.limit_bytes,
             held: progress.held.map(held_name),
+            pinned_by: stream.pins(pipelines).into_iter().map(|pin| pin.pipeline).collect(),
             direct: stream.direct,
         },
-        rate_per_s: stream.sampled.lock().1,
+        rate_per_s: stream.sampled.lock().lines_per_s,
         held_ms: stream.held_us.load(Ordering::Relaxed) / 1_000,
     }
 }

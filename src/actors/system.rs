@@ -21,9 +21,10 @@ use super::flush::Commits;
 use super::ingest::Ingest;
 use super::mailbox::{Gauge, Inlet, Outlet};
 use super::messages::{Claim, Lines, Sync, Tick};
+use super::orders::{OrderError, Orders, Standing, Verb};
 use super::pipeline::{Pipeline, mailbox_bytes};
 use super::recent::Recent;
-use super::stats::{PipelineState, PipelineStats, StatsRegistry, StreamStats};
+use super::stats::{PipelineStats, StatsRegistry, StreamStats};
 use crate::clock::Clock;
 use crate::config::{Config, Durability, PipelineConfig, SlotSource, StageConfig, StreamConfig};
 use crate::event::{Decoder, Fields, Position};
@@ -74,6 +75,7 @@ pub enum SystemError {
 pub struct System {
     streams: Vec<StreamHandle>,
     pipelines: Vec<PipelineHandle>,
+    intakes: Vec<PipelineHandle>,
     stats: Arc<StatsRegistry>,
     clock: Clock,
     drain: watch::Sender<Option<Position>>,
@@ -112,6 +114,7 @@ pub struct PipelineHandle {
     committed: watch::Receiver<Position>,
     stats: Arc<PipelineStats>,
     head: watch::Receiver<Position>,
+    orders: Orders,
 }
 
 impl PipelineHandle {
@@ -133,6 +136,14 @@ impl PipelineHandle {
         self.committed.clone()
     }
 
+    /// Pauses it, lets it go on, or skips events.
+    ///
+    /// # Errors
+    /// Where its state forbids it, the position is none to skip to, or the store does not answer.
+    pub async fn order(&self, verb: Verb) -> Result<Standing, OrderError> {
+        self.orders.give(verb).await
+    }
+
     /// Whether it has committed all that its stream has given out; a pipeline that has stopped never will.
     async fn drained(mut self) -> bool {
         let head = *self.head.borrow();
@@ -140,7 +151,7 @@ impl PipelineHandle {
             if *self.committed.borrow_and_update() >= head {
                 return true;
             }
-            if matches!(self.stats.inner.lock().state, PipelineState::Refused | PipelineState::Fenced) {
+            if self.stats.inner.lock().state.is_stopped() {
                 return false;
             }
             if self.committed.changed().await.is_err() {
@@ -168,6 +179,7 @@ impl System {
         let mut system = Self {
             streams: Vec::new(),
             pipelines: Vec::new(),
+            intakes: Vec::new(),
             stats,
             clock,
             drain,
@@ -229,15 +241,16 @@ impl System {
             let (began, begins) = oneshot::channel();
             let name = definition.pipeline().to_owned();
             let stats = self.stats.pipeline(name.clone(), stream.name.clone());
-            if pipeline.is_some() {
-                self.pipelines.push(PipelineHandle {
-                    name: name.into(),
-                    store: store.clone(),
-                    committed: commits_seen,
-                    stats: stats.clone(),
-                    head: recent.head(),
-                });
-            }
+            let (orders, taken) = Orders::new();
+            let handles = if pipeline.is_some() { &mut self.pipelines } else { &mut self.intakes };
+            handles.push(PipelineHandle {
+                name: name.into(),
+                store: store.clone(),
+                committed: commits_seen,
+                stats: stats.clone(),
+                head: recent.head(),
+                orders,
+            });
             let stage_arbiter = self.stage_arbiter(pipeline.as_deref());
             let pipeline = Pipeline {
                 definition,
@@ -258,6 +271,7 @@ impl System {
                 stage_arbiter,
                 arbiter: self.arbiters[1].handle(),
                 committed,
+                orders: taken,
                 began: Some(began),
             };
             actix::spawn(pipeline.run());
@@ -286,13 +300,7 @@ impl System {
         fields: &Arc<Fields>,
     ) -> StreamHandle {
         let gauges = [INGEST_MAILBOX, CONTROL_MAILBOX, CONTROL_MAILBOX, CONTROL_MAILBOX].map(Gauge::new);
-        let stream = self.stats.stream(
-            config.name.clone(),
-            journal.progress(),
-            recent.head(),
-            config.journal_limit_bytes,
-            journal.direct(),
-        );
+        let stream = self.stats.stream(config.name.clone(), journal, recent.head(), config.journal_limit_bytes);
         let actor = self.stats.actor("ingest", config.name.clone(), gauges.to_vec());
         let inlets = gauges.iter().map(Inlet::of).collect();
         let arbiter = self.arbiters[0].handle();
@@ -322,6 +330,11 @@ impl System {
     /// Its pipelines, in the order of the config.
     pub fn pipelines(&self) -> &[PipelineHandle] {
         &self.pipelines
+    }
+
+    /// The intakes of its streams, under the names `@<stream>`: they take orders as pipelines do.
+    pub fn intakes(&self) -> &[PipelineHandle] {
+        &self.intakes
     }
 
     /// What can be seen of it.

@@ -7,6 +7,7 @@ mod error;
 mod generate;
 mod logging;
 mod pace;
+mod pipeline;
 mod query;
 mod run;
 mod send;
@@ -53,6 +54,7 @@ enum Verb {
     Generate(generate::Args),
     Query(query::Args),
     Stats(stats::Args),
+    Pipeline(pipeline::Args),
 }
 
 /// Runs the program: reads the arguments, does what they say, and answers with a code of sysexits.
@@ -93,6 +95,7 @@ fn dispatch(verb: Verb) -> Result<(), CliError> {
         Verb::Generate(args) => generate::run(args),
         Verb::Query(args) => query::run(&args),
         Verb::Stats(args) => stats::run(&args),
+        Verb::Pipeline(args) => pipeline::run(&args),
     }
 }
 
