@@ -372,9 +372,9 @@ fn a_store_that_is_away_is_said_with_what_the_journal_has_left() {
     assert_eq!(mill.rows("held", COLUMNS), mill.rows("free", COLUMNS));
 }
 
-/// Lines of 8 KiB a round: less than the mailbox of a stage holds.
-const ROUND_LINES: u64 = 160;
-const ROUNDS: u64 = 24;
+/// Lines of 2 KiB a round: in all less than the mailbox of a stage holds, and more than a slow one can take.
+const ROUND_LINES: u64 = 640;
+const ROUNDS: u64 = 20;
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_fast_pipeline_stays_within_two_flushes_of_live_beside_a_slow_one() {
@@ -413,7 +413,7 @@ async fn a_fast_pipeline_stays_within_two_flushes_of_live_beside_a_slow_one() {
         stats["pipelines"].as_array().unwrap().iter().find(|pipeline| pipeline["name"] == name).unwrap().clone()
     };
     let mut committed = mill.pipeline("fast").unwrap().committed();
-    let line = format!("{{\"ts\": 1431855000000, \"pad\": \"{}\"}}", "x".repeat(8_000));
+    let line = format!("{{\"ts\": 1431855000000, \"pad\": \"{}\"}}", "x".repeat(2_000));
     let mut fell_behind = false;
     for round in 1..=ROUNDS {
         for _ in 0..ROUND_LINES {

@@ -4,6 +4,7 @@
 mod dead_letter;
 mod feed;
 mod flush;
+mod generation;
 mod guard;
 mod ingest;
 mod mailbox;
@@ -12,6 +13,7 @@ mod orders;
 mod pipeline;
 mod readiness;
 mod recent;
+mod snapshot;
 mod stage;
 mod stats;
 mod system;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::stats::{PipelineState, PipelineStats, StatsRegistry, StreamStats, held_name};
+use super::snapshot::held_name;
+use super::stats::{PipelineState, PipelineStats, StatsRegistry, StreamStats};
 use crate::units::{show_bytes, show_duration};
 
 /// So often the log names a pipeline that pins its journal.

@@ -11,21 +11,21 @@ use tokio::sync::watch;
 use super::mailbox::Gauge;
 use crate::clock::Clock;
 use crate::event::{Account, Position};
-use crate::journal::{Extents, Held, Journal, Progress};
+use crate::journal::{Extents, Journal, Progress};
 
 /// Counters of one actor.
 pub struct ActorStats {
-    kind: &'static str,
+    pub(super) kind: &'static str,
     /// The pipeline or stream, and for windows which of them.
-    name: String,
-    mailboxes: Vec<Arc<Gauge>>,
-    processed: AtomicU64,
-    failed: AtomicU64,
-    busy_us: AtomicU64,
+    pub(super) name: String,
+    pub(super) mailboxes: Vec<Arc<Gauge>>,
+    pub(super) processed: AtomicU64,
+    pub(super) failed: AtomicU64,
+    pub(super) busy_us: AtomicU64,
     /// Whether it waits for room in the next mailbox.
-    blocked: AtomicBool,
+    pub(super) blocked: AtomicBool,
     /// Busy time at the last sample, and the share since the one before, in thousandths.
-    sampled: Mutex<(u64, u64)>,
+    pub(super) sampled: Mutex<(u64, u64)>,
 }
 
 impl ActorStats {
@@ -70,7 +70,7 @@ pub struct StreamStats {
     head: watch::Receiver<Position>,
     pub(super) extents: Extents,
     pub(super) limit_bytes: u64,
-    direct: bool,
+    pub(super) direct: bool,
     pub(super) sampled: Mutex<Sampled>,
 }
 
@@ -78,7 +78,7 @@ pub struct StreamStats {
 #[derive(Clone, Copy, Default)]
 pub(super) struct Sampled {
     lines: u64,
-    lines_per_s: u64,
+    pub lines_per_s: u64,
     bytes: u64,
     /// Over about the last ten seconds.
     pub bytes_per_s: f64,
@@ -170,93 +170,10 @@ pub struct LastFlush {
 /// All that can be seen.
 pub struct StatsRegistry {
     pub(super) clock: Clock,
-    actors: Mutex<Vec<Arc<ActorStats>>>,
+    pub(super) actors: Mutex<Vec<Arc<ActorStats>>>,
     pub(super) streams: Mutex<Vec<Arc<StreamStats>>>,
     pub(super) pipelines: Mutex<Vec<Arc<PipelineStats>>>,
     pub(super) draining: AtomicBool,
-}
-
-#[derive(Serialize)]
-struct Snapshot {
-    version: &'static str,
-    uptime_ms: u64,
-    bottleneck: Option<Bottleneck>,
-    actors: Vec<ActorSnapshot>,
-    streams: Vec<StreamSnapshot>,
-    pipelines: Vec<PipelineSnapshot>,
-}
-
-#[derive(Serialize)]
-struct Bottleneck {
-    actor: &'static str,
-    pipeline: String,
-    reason: String,
-}
-
-#[derive(Serialize)]
-struct ActorSnapshot {
-    kind: &'static str,
-    name: String,
-    state: &'static str,
-    mailbox: MailboxSnapshot,
-    processed: u64,
-    failed: u64,
-    busy: f64,
-    waited_ms: u64,
-    restarts: u64,
-    last_error: Option<String>,
-}
-
-#[derive(Serialize)]
-struct MailboxSnapshot {
-    bytes: usize,
-    capacity_bytes: usize,
-    messages: u64,
-}
-
-#[derive(Serialize)]
-struct StreamSnapshot {
-    name: String,
-    lines: u64,
-    rejected: u64,
-    bytes: u64,
-    connections: u64,
-    producers: u64,
-    journal: JournalSnapshot,
-    rate_per_s: u64,
-    held_ms: u64,
-}
-
-#[derive(Serialize)]
-struct JournalSnapshot {
-    first: Position,
-    last: Position,
-    durable: Position,
-    bytes: u64,
-    limit_bytes: u64,
-    held: Option<&'static str>,
-    /// Pipelines for which it keeps at least half of its limit.
-    pinned_by: Vec<String>,
-    direct: bool,
-}
-
-#[derive(Serialize)]
-struct PipelineSnapshot {
-    name: String,
-    stream: String,
-    lag_positions: u64,
-    lag_bytes: u64,
-    lag_ms: i64,
-    #[serde(flatten)]
-    view: PipelineView,
-}
-
-/// The word for why producers are held.
-pub fn held_name(held: Held) -> &'static str {
-    match held {
-        Held::JournalFull => "journal_full",
-        Held::DiskFull => "disk_full",
-    }
 }
 
 impl Sampled {
@@ -414,14 +331,6 @@ impl StatsRegistry {
         self.look_at_pipelines();
     }
 
-    /// All of it, as JSON.
-    ///
-    /// # Errors
-    /// Where JSON cannot hold it.
-    pub fn to_json(&self) -> serde_json::Result<String> {
-        serde_json::to_string(&self.snapshot())
-    }
-
     /// Whether the stream's silence can still change something: a pipeline has not committed past its last line, or has
     /// windows open.
     pub fn silence_matters(&self, stream: &StreamStats) -> bool {
@@ -430,94 +339,5 @@ impl StatsRegistry {
             let view = pipeline.inner.lock();
             view.position < last_line || view.open_windows > 0
         })
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        let pipelines = self.pipelines.lock();
-        let streams = self.streams.lock();
-        let actors = self.actors.lock();
-        Snapshot {
-            version: env!("CARGO_PKG_VERSION"),
-            uptime_ms: self.clock.elapsed().as_millis() as u64,
-            bottleneck: bottleneck(&actors),
-            actors: actors.iter().map(|actor| actor_snapshot(actor, &pipelines)).collect(),
-            streams: streams.iter().map(|stream| stream_snapshot(stream, &pipelines)).collect(),
-            pipelines: pipelines.iter().map(|pipeline| self.pipeline_snapshot(pipeline, &streams)).collect(),
-        }
-    }
-
-    fn pipeline_snapshot(&self, pipeline: &PipelineStats, streams: &[Arc<StreamStats>]) -> PipelineSnapshot {
-        let view = pipeline.inner.lock().clone();
-        let stream = streams.iter().find(|stream| stream.name == pipeline.stream);
-        let head = stream.map_or(view.position, |stream| *stream.head.borrow());
-        let lag_positions = head.saturating_sub(view.position);
-        let lag_bytes = stream.map_or(0, |stream| stream.extents.bytes_behind(view.position));
-        let oldest = view.oldest.filter(|_| lag_positions > 0);
-        let lag_ms = oldest.map_or(0, |oldest| (self.clock.wall_ms() - oldest).max(0));
-        let (name, stream) = (pipeline.name.clone(), pipeline.stream.clone());
-        PipelineSnapshot { name, stream, lag_positions, lag_bytes, lag_ms, view }
-    }
-}
-
-/// The actor that others wait for, and that itself waits for nobody.
-fn bottleneck(actors: &[Arc<ActorStats>]) -> Option<Bottleneck> {
-    let is_full = |actor: &&Arc<ActorStats>| actor.mailboxes.iter().any(|mailbox| mailbox.is_full());
-    let slow = actors.iter().filter(is_full).find(|actor| !actor.blocked.load(Ordering::Relaxed))?;
-    let busy = slow.sampled.lock().1 / 10;
-    let pipeline = slow.name.clone();
-    Some(Bottleneck {
-        actor: slow.kind,
-        pipeline,
-        reason: format!("its mailbox is full; it is busy {busy} % of the time"),
-    })
-}
-
-fn actor_snapshot(actor: &ActorStats, pipelines: &[Arc<PipelineStats>]) -> ActorSnapshot {
-    let pipeline = pipelines.iter().find(|pipeline| actor.name.split('/').next() == Some(pipeline.name.as_str()));
-    let waiting = actor.mailboxes.iter().all(|mailbox| mailbox.messages() == 0);
-    let state = match (actor.blocked.load(Ordering::Relaxed), waiting) {
-        (true, _) => "blocked",
-        (false, true) => "idle",
-        (false, false) => "busy",
-    };
-    ActorSnapshot {
-        kind: actor.kind,
-        name: actor.name.clone(),
-        state,
-        mailbox: MailboxSnapshot {
-            bytes: actor.mailboxes.iter().map(|mailbox| mailbox.bytes()).sum(),
-            capacity_bytes: actor.mailboxes.iter().map(|mailbox| mailbox.capacity()).sum(),
-            messages: actor.mailboxes.iter().map(|mailbox| mailbox.messages()).sum(),
-        },
-        processed: actor.processed.load(Ordering::Relaxed),
-        failed: actor.failed.load(Ordering::Relaxed),
-        busy: actor.sampled.lock().1 as f64 / 1_000.0,
-        waited_ms: actor.mailboxes.iter().map(|mailbox| mailbox.waited().as_millis() as u64).sum(),
-        restarts: pipeline.map_or(0, |pipeline| pipeline.restarts.load(Ordering::Relaxed)),
-        last_error: pipeline.and_then(|pipeline| pipeline.inner.lock().error.clone()),
-    }
-}
-
-fn stream_snapshot(stream: &StreamStats, pipelines: &[Arc<PipelineStats>]) -> StreamSnapshot {
-    let progress = stream.progress.borrow();
-    StreamSnapshot {
-        name: stream.name.clone(),
-        lines: stream.lines.load(Ordering::Relaxed),
-        rejected: stream.rejected.load(Ordering::Relaxed),
-        bytes: stream.bytes.load(Ordering::Relaxed),
-        connections: stream.connections.load(Ordering::Relaxed),
-        producers: stream.producers.load(Ordering::Relaxed),
-        journal: JournalSnapshot {
-            first: progress.first,
-            last: stream.last(),
-            durable: progress.durable,
-            bytes: progress.bytes,
-            limit_bytes: stream.limit_bytes,
-            held: progress.held.map(held_name),
-            pinned_by: stream.pins(pipelines).into_iter().map(|pin| pin.pipeline).collect(),
-            direct: stream.direct,
-        },
-        rate_per_s: stream.sampled.lock().lines_per_s,
-        held_ms: stream.held_us.load(Ordering::Relaxed) / 1_000,
     }
 }

@@ -18,11 +18,12 @@ use actix::{Actor, Arbiter};
 use tokio::sync::{oneshot, watch};
 
 use super::flush::Commits;
+use super::generation::mailbox_bytes;
 use super::ingest::Ingest;
 use super::mailbox::{Gauge, Inlet, Outlet};
 use super::messages::{Claim, Lines, Sync, Tick};
 use super::orders::{OrderError, Orders, Standing, Verb};
-use super::pipeline::{Pipeline, mailbox_bytes};
+use super::pipeline::Pipeline;
 use super::recent::Recent;
 use super::stats::{PipelineStats, StatsRegistry, StreamStats};
 use crate::clock::Clock;

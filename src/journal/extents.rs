@@ -34,7 +34,7 @@ impl Extents {
             let left = extent.upto.saturating_sub(position).min(records);
             if left == records { extent.bytes } else { scaled(extent.bytes, left, records) }
         };
-        self.0.lock().iter().filter(|extent| extent.upto > position).map(behind).sum()
+        self.0.lock().iter().filter(|extent| extent.upto > position && extent.upto >= extent.first).map(behind).sum()
     }
 }
 
