@@ -15,14 +15,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix::{Actor, Arbiter};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::flush::Commits;
 use super::generation::mailbox_bytes;
 use super::ingest::Ingest;
 use super::mailbox::{Gauge, Inlet, Outlet};
 use super::messages::{Claim, Lines, Sync, Tick};
-use super::orders::{OrderError, Orders, Standing, Verb};
+use super::orders::{Order, OrderError, Orders, Standing, Verb};
 use super::pipeline::Pipeline;
 use super::recent::Recent;
 use super::stats::{PipelineStats, StatsRegistry, StreamStats};
@@ -119,6 +119,18 @@ pub struct PipelineHandle {
 }
 
 impl PipelineHandle {
+    /// A pipeline's handle, and where its keeper hears orders.
+    fn new(
+        store: &Sqlite,
+        committed: watch::Receiver<Position>,
+        stats: &Arc<PipelineStats>,
+        recent: &Recent,
+    ) -> (Self, mpsc::Receiver<Order>) {
+        let (orders, taken) = Orders::new();
+        let (name, store, head) = (stats.name.as_str().into(), store.clone(), recent.head());
+        (Self { name, store, committed, stats: stats.clone(), head, orders }, taken)
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
@@ -215,15 +227,7 @@ impl System {
         store: &Sqlite,
         sync: &SyncFile,
     ) -> Result<Vec<oneshot::Receiver<Result<(), String>>>, SystemError> {
-        let options = JournalOptions {
-            dir: config.data_dir.join("journal").join(&stream.name),
-            fsync: stream.durability == Durability::Fsync,
-            limit_bytes: stream.journal_limit_bytes,
-            keep_ms: stream.journal_keep_ms,
-            min_free_bytes: config.min_free_bytes,
-            sync: sync.clone(),
-        };
-        let journal = Arc::new(Journal::open(options, self.clock.clone())?);
+        let journal = Arc::new(Journal::open(journal_options(config, stream, sync), self.clock.clone())?);
         let recent = Arc::new(Recent::new(journal.progress().borrow().written));
         let configs: Vec<_> = config.pipelines.iter().filter(|pipeline| pipeline.stream == stream.name).collect();
         let fields = Arc::new(Fields::new(configs.iter().flat_map(|pipeline| fields_of(pipeline))));
@@ -240,18 +244,10 @@ impl System {
         for (definition, pipeline) in definitions {
             let (committed, commits_seen) = watch::channel(0);
             let (began, begins) = oneshot::channel();
-            let name = definition.pipeline().to_owned();
-            let stats = self.stats.pipeline(name.clone(), stream.name.clone());
-            let (orders, taken) = Orders::new();
+            let stats = self.stats.pipeline(definition.pipeline().to_owned(), stream.name.clone());
             let handles = if pipeline.is_some() { &mut self.pipelines } else { &mut self.intakes };
-            handles.push(PipelineHandle {
-                name: name.into(),
-                store: store.clone(),
-                committed: commits_seen,
-                stats: stats.clone(),
-                head: recent.head(),
-                orders,
-            });
+            let (handle, orders) = PipelineHandle::new(store, commits_seen, &stats, &recent);
+            handles.push(handle);
             let stage_arbiter = self.stage_arbiter(pipeline.as_deref());
             let pipeline = Pipeline {
                 definition,
@@ -272,7 +268,7 @@ impl System {
                 stage_arbiter,
                 arbiter: self.arbiters[1].handle(),
                 committed,
-                orders: taken,
+                orders,
                 began: Some(began),
             };
             actix::spawn(pipeline.run());
@@ -366,6 +362,17 @@ impl System {
             // An arbiter's thread ends when it is told to; a panic in it is no reason to keep the daemon.
             let _ = arbiter.join();
         }
+    }
+}
+
+fn journal_options(config: &Config, stream: &StreamConfig, sync: &SyncFile) -> JournalOptions {
+    JournalOptions {
+        dir: config.data_dir.join("journal").join(&stream.name),
+        fsync: stream.durability == Durability::Fsync,
+        limit_bytes: stream.journal_limit_bytes,
+        keep_ms: stream.journal_keep_ms,
+        min_free_bytes: config.min_free_bytes,
+        sync: sync.clone(),
     }
 }
 
