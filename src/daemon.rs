@@ -238,7 +238,8 @@ async fn assemble(mill: Tidemill, stop: &watch::Receiver<bool>) -> Result<Parts,
         inputs.push(ends);
     }
     let pipelines = Arc::new(system.pipelines().to_vec());
-    let shared = http::Shared { stats: system.stats(), pipelines };
+    let intakes = Arc::new(system.intakes().to_vec());
+    let shared = http::Shared { stats: system.stats(), pipelines, intakes };
     let server = http::server(http_listener, shared).map_err(|source| StartError::Listen {
         what: "http".to_owned(),
         address: http,

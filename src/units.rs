@@ -1,5 +1,7 @@
 //! Durations and sizes as people write them.
 
+use std::time::Duration;
+
 /// Units of durations in ms, the longest first.
 const DURATIONS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 /// Units of sizes in bytes, the largest first.
@@ -28,6 +30,26 @@ pub fn format_size(bytes: u64) -> String {
     if bytes == 0 { "0B".to_owned() } else { format(bytes, &SIZES) }
 }
 
+/// A size for reading, rounded.
+pub fn show_bytes(bytes: u64) -> String {
+    let (name, scale) = SIZES.iter().find(|(_, scale)| bytes >= *scale).unwrap_or(&("B", 1));
+    let amount = bytes as f64 / *scale as f64;
+    let digits = usize::from(*scale > 1 && amount < 10.0);
+    format!("{amount:.digits$} {name}")
+}
+
+/// A duration for reading, in the two largest units that say something, rounded down.
+pub fn show_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, ..) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
 /// A whole number and a unit, nothing before, between or behind.
 fn parse(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -47,6 +69,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn amounts_are_shown_rounded() {
+        assert_eq!(
+            [0, 1_023, 1_024, 10_240, 5_000_000_000].map(show_bytes).join(", "),
+            "0 B, 1023 B, 1.0 KiB, 10 KiB, 4.7 GiB"
+        );
+        let shown =
+            [0, 59, 60, 3_599, 3_600, 11_579, 90_000].map(|seconds| show_duration(Duration::from_secs(seconds)));
+        assert_eq!(shown.join(", "), "0 s, 59 s, 1 min 0 s, 59 min 59 s, 1 h 0 min, 3 h 12 min, 1 d 1 h");
+    }
 
     #[test]
     fn durations_are_read_as_people_write_them() {

@@ -12,6 +12,7 @@ mod embed;
 mod examples;
 mod main_job;
 mod million;
+mod operate;
 mod ownership;
 mod postgres;
 mod protocol;

@@ -121,11 +121,29 @@ fn read_some(reader: &mut Reader, decoder: &Decoder, from: Position) -> Result<V
         if block.range.upto <= from {
             continue;
         }
-        let batch = decode(block, decoder);
+        let batch = cut(decode(block, decoder), from);
         bytes += batch.decoded.bytes.len();
         batches.push(Arc::new(batch));
     }
     Ok(batches)
+}
+
+/// A batch without its records up to a position: after a skip a pipeline may begin in the midst of one.
+fn cut(mut batch: Batch, from: Position) -> Batch {
+    let before = from.saturating_sub(batch.range.after);
+    batch.decoded.skip(before as usize);
+    batch.range.after += before;
+    batch
+}
+
+/// The events of a stream up to a position: by the journal's count at the end of the block that holds the record, less
+/// the events behind the record. The position may be that before the first record that the journal holds.
+pub fn events_upto(journal: &Journal, decoder: &Decoder, position: Position) -> Result<u64, JournalError> {
+    let first = journal.progress().borrow().first;
+    let block = journal.block_at(position.max(first))?;
+    let events = block.events;
+    let behind = cut(decode(block, decoder), position).decoded;
+    Ok(events - (behind.len() - behind.bad.len()) as u64)
 }
 
 /// A block of the journal, as the batch it was.

@@ -26,6 +26,11 @@ const CHUNKS_MAX: usize = 64 * 1024;
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
+/// Between half of a pause and the whole, so that many pipelines do not come back at the same moment.
+pub fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
 /// How far each pipeline of a stream is: what all have, the journal need not keep.
 pub struct Commits {
     journal: Arc<Journal>,
@@ -38,12 +43,33 @@ impl Commits {
         Arc::new(Self { journal, positions: Mutex::new(pipelines.map(|name| (name, 0)).collect()) })
     }
 
-    /// A pipeline has committed up to there.
+    /// A pipeline has committed up to there. One that does not pin the journal is not asked.
     pub fn committed(&self, pipeline: &str, position: Position) {
+        self.change(|positions| {
+            if let Some(committed) = positions.get_mut(pipeline) {
+                *committed = position;
+            }
+        });
+    }
+
+    /// A pipeline wants all behind there to be kept.
+    pub fn pin(&self, pipeline: &str, position: Position) {
+        self.change(|positions| {
+            positions.insert(pipeline.to_owned(), position);
+        });
+    }
+
+    /// A pipeline wants nothing to be kept any more.
+    pub fn unpin(&self, pipeline: &str) {
+        self.change(|positions| {
+            positions.remove(pipeline);
+        });
+    }
+
+    /// The journal is told under the lock, so that an older word never comes behind a newer one.
+    fn change(&self, how: impl FnOnce(&mut HashMap<String, Position>)) {
         let mut positions = self.positions.lock();
-        if let Some(committed) = positions.get_mut(pipeline) {
-            *committed = position;
-        }
+        how(&mut positions);
         if let Some(least) = positions.values().min() {
             self.journal.release(*least);
         }
@@ -217,6 +243,8 @@ impl Work {
             view.watermark = checkpoint.watermark;
             (view.open_windows, view.groups, view.state_bytes) = (all.open_windows, all.groups, all.state_bytes);
             view.error = None;
+            view.away_since = None;
+            view.oldest = view.oldest_behind_barrier;
             let (rows, letters, reason) = (flushed.rows, flushed.letters, barrier.reason.name());
             let (at, duration_ms) = (context.clock.wall_ms(), took.as_millis() as u64);
             view.last_flush = Some(LastFlush { at, duration_ms, rows, letters, reason });
@@ -236,10 +264,9 @@ impl Work {
             StoreError::Unknown(_) => context.keeper.end(Ended::Broken(error.to_string())),
             StoreError::Away(_) | StoreError::GivenUp => {
                 self.pause = (self.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
-                // Jitter, so that many pipelines do not come back at the same moment.
-                let pause = self.pause.mul_f64(0.5 + fastrand::f64());
+                let pause = jittered(self.pause);
                 log::warn!("pipeline {pipeline}: {error}; trying again in {} ms", pause.as_millis());
-                context.pipeline.inner.lock().error = Some(error.to_string());
+                context.pipeline.away(error.to_string(), context.clock.elapsed());
                 context.outcome.send_modify(|outcome| {
                     outcome.epoch = barrier.epoch;
                     outcome.pause = Some(pause);

@@ -4,12 +4,16 @@
 mod dead_letter;
 mod feed;
 mod flush;
+mod generation;
 mod guard;
 mod ingest;
 mod mailbox;
 mod messages;
+mod orders;
 mod pipeline;
+mod readiness;
 mod recent;
+mod snapshot;
 mod stage;
 mod stats;
 mod system;
@@ -19,5 +23,6 @@ mod window;
 
 pub use mailbox::{Closed, Outlet};
 pub use messages::{Claim, Claimed, Lines, Source, Sync};
+pub use orders::{OrderError, SkipTo, Standing, Verb};
 pub use stats::{PipelineState, StatsRegistry, StreamStats};
 pub use system::{PipelineHandle, StreamHandle, System, SystemError, SystemOptions, memory_bytes};

@@ -13,7 +13,7 @@ use super::mailbox::{Closed, Inlet, Outlet, Parcel};
 use super::messages::{Barrier, FlushDue, FlushReason, Letters, Outcome, Records, WindowRows};
 use super::stats::{ActorStats, PipelineStats};
 use crate::clock::Clock;
-use crate::event::{Account, Batch, PositionError};
+use crate::event::{Account, Batch, Position, PositionError};
 use crate::pipeline::{IntakeOperator, StageOperator, Staged};
 use crate::store::Checkpoint;
 use crate::window::FirstRecord;
@@ -68,8 +68,12 @@ pub struct Output {
     pub letters: Outlet<Letters>,
     pub dead_letter: Outlet<Barrier>,
     pub outcome: watch::Receiver<Outcome>,
-    /// Ends with the generation: a stage must not wait for a flush that a dead window will never answer.
+    /// Ends with the generation: a stage must not wait for a flush that a dead window will never answer, nor take what
+    /// waits in its mailbox then.
     pub alive: watch::Receiver<()>,
+    /// Set when the daemon stops: the pause after a failed flush ends.
+    pub drain: watch::Receiver<Option<Position>>,
+    pub pipeline: Arc<PipelineStats>,
     /// Bytes that wait for a commit.
     pub open_bytes: Arc<AtomicU64>,
     pub clock: Clock,
@@ -110,6 +114,7 @@ impl Stage {
     /// Takes a batch; what there is to send of it.
     fn take(&mut self, batch: &Arc<Batch>) -> Result<Staged, PositionError> {
         let began = self.clock.elapsed();
+        self.pipeline.taken(batch.ingest_time);
         let staged = self.operator.apply(batch)?;
         let checkpoint = &mut self.checkpoint;
         checkpoint.position = batch.range.upto;
@@ -121,11 +126,14 @@ impl Stage {
             checkpoint.first_position = batch.range.after + 1;
             checkpoint.first_ingest_time = batch.ingest_time;
         }
-        self.pipeline.position.store(batch.range.upto, Ordering::Relaxed);
-        self.pipeline.ingest_time.store(batch.ingest_time, Ordering::Relaxed);
         self.stats.failed(staged.letters.len() as u64);
         self.stats.handled(batch.decoded.len() as u64, self.clock.elapsed().saturating_sub(began));
         Ok(staged)
+    }
+
+    /// Whether its generation has.
+    fn has_ended(&self) -> bool {
+        self.output.as_ref().is_some_and(|output| output.alive.has_changed().is_err())
     }
 
     /// The checkpoint as of now; its account holds the stage's part.
@@ -160,6 +168,7 @@ impl Output {
         let committed = self.outcome.borrow().committed;
         let barrier = Barrier { epoch: self.epoch, committed, reason, checkpoint };
         self.epoch += 1;
+        self.pipeline.barrier();
         for (_, window) in &self.windows {
             window.send(barrier.clone()).await?;
         }
@@ -189,7 +198,12 @@ impl Output {
             }
             let pause = self.not_before.saturating_sub(self.clock.elapsed());
             if !pause.is_zero() {
-                self.clock.sleep(pause).await;
+                tokio::select! {
+                    () = self.clock.sleep(pause) => {}
+                    _ = self.alive.changed() => return Err(Closed),
+                    // Once: a daemon that stops tries again at once, and then in the same pauses.
+                    Ok(()) = self.drain.changed() => {}
+                }
             }
             self.barrier(reason, checkpoint).await?;
         }
@@ -211,6 +225,12 @@ impl Handler<Parcel<Records>> for Stage {
 
     fn handle(&mut self, parcel: Parcel<Records>, _: &mut Context<Self>) -> Self::Result {
         let Parcel { message: Records(batch), credit } = parcel;
+        if self.has_ended() {
+            self.output = None;
+        }
+        if self.output.is_none() {
+            return AtomicResponse::new(Box::pin(async {}.into_actor(self)));
+        }
         let staged = self.take(&batch);
         let (first, checkpoint) = (self.first(), self.as_of_now());
         let (output, keeper) = (self.output.take(), self.keeper.clone());
@@ -244,6 +264,9 @@ impl Handler<Parcel<FlushDue>> for Stage {
         let output = self.output.take();
         let flush = async move {
             let mut output = output?;
+            if output.alive.has_changed().is_err() {
+                return None;
+            }
             if reason == FlushReason::Drain {
                 output.flush(reason, checkpoint).await.ok()?;
             } else if !output.in_flight()

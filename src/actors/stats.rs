@@ -1,7 +1,7 @@
 //! What can be seen of the system: shared counters that HTTP reads without asking an actor (one that waits cannot answer).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -11,21 +11,21 @@ use tokio::sync::watch;
 use super::mailbox::Gauge;
 use crate::clock::Clock;
 use crate::event::{Account, Position};
-use crate::journal::{Held, Progress};
+use crate::journal::{Extents, Journal, Progress};
 
 /// Counters of one actor.
 pub struct ActorStats {
-    kind: &'static str,
+    pub(super) kind: &'static str,
     /// The pipeline or stream, and for windows which of them.
-    name: String,
-    mailboxes: Vec<Arc<Gauge>>,
-    processed: AtomicU64,
-    failed: AtomicU64,
-    busy_us: AtomicU64,
+    pub(super) name: String,
+    pub(super) mailboxes: Vec<Arc<Gauge>>,
+    pub(super) processed: AtomicU64,
+    pub(super) failed: AtomicU64,
+    pub(super) busy_us: AtomicU64,
     /// Whether it waits for room in the next mailbox.
-    blocked: AtomicBool,
+    pub(super) blocked: AtomicBool,
     /// Busy time at the last sample, and the share since the one before, in thousandths.
-    sampled: Mutex<(u64, u64)>,
+    pub(super) sampled: Mutex<(u64, u64)>,
 }
 
 impl ActorStats {
@@ -66,12 +66,22 @@ pub struct StreamStats {
     pub producers: AtomicU64,
     /// Time that producers were held, µs.
     pub held_us: AtomicU64,
-    progress: watch::Receiver<Progress>,
+    pub(super) progress: watch::Receiver<Progress>,
     head: watch::Receiver<Position>,
-    limit_bytes: u64,
-    direct: bool,
-    /// Lines at the last sample, and lines a second since the one before.
-    sampled: Mutex<(u64, u64)>,
+    pub(super) extents: Extents,
+    pub(super) limit_bytes: u64,
+    pub(super) direct: bool,
+    pub(super) sampled: Mutex<Sampled>,
+}
+
+/// What was seen of a stream at the last look.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Sampled {
+    lines: u64,
+    pub lines_per_s: u64,
+    bytes: u64,
+    /// Over about the last ten seconds.
+    pub bytes_per_s: f64,
 }
 
 /// What a pipeline is doing.
@@ -84,10 +94,31 @@ pub enum PipelineState {
     Running,
     /// Reads the journal.
     Behind,
-    /// The store refuses it, or it died too often at one place.
+    /// Stopped on request, or because it died again and again or is too far behind; goes on when it is told to.
+    Paused,
+    /// The store refuses it.
     Refused,
     /// Another writer has taken over.
     Fenced,
+}
+
+impl PipelineState {
+    /// The word that people see.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Behind => "behind",
+            Self::Paused => "paused",
+            Self::Refused => "refused",
+            Self::Fenced => "fenced",
+        }
+    }
+
+    /// Whether it commits nothing until somebody does something about it.
+    pub fn is_stopped(self) -> bool {
+        matches!(self, Self::Paused | Self::Refused | Self::Fenced)
+    }
 }
 
 /// What can be seen of one pipeline.
@@ -95,11 +126,9 @@ pub struct PipelineStats {
     pub name: String,
     pub stream: String,
     pub inner: Mutex<PipelineView>,
-    /// Ingest time of the last record that its stage took.
-    pub ingest_time: AtomicI64,
-    /// Its last position.
-    pub position: AtomicU64,
     pub restarts: AtomicU64,
+    /// When the log last said that it pins its journal.
+    pub(super) warned: Mutex<Option<Duration>>,
 }
 
 /// The part of it that changes together.
@@ -114,6 +143,18 @@ pub struct PipelineView {
     pub state_bytes: u64,
     pub last_flush: Option<LastFlush>,
     pub error: Option<String>,
+    /// Since when the store is away, by the time since the daemon's start.
+    #[serde(skip)]
+    pub away_since: Option<Duration>,
+    /// Whether the journal need not keep what it has not committed.
+    #[serde(skip)]
+    pub unpinned: bool,
+    /// Ingest time of the oldest record that is not committed, …
+    #[serde(skip)]
+    pub oldest: Option<i64>,
+    /// … and of the oldest behind the last barrier.
+    #[serde(skip)]
+    pub oldest_behind_barrier: Option<i64>,
 }
 
 /// The last transaction.
@@ -128,94 +169,49 @@ pub struct LastFlush {
 
 /// All that can be seen.
 pub struct StatsRegistry {
-    clock: Clock,
-    actors: Mutex<Vec<Arc<ActorStats>>>,
-    streams: Mutex<Vec<Arc<StreamStats>>>,
-    pipelines: Mutex<Vec<Arc<PipelineStats>>>,
-    draining: AtomicBool,
+    pub(super) clock: Clock,
+    pub(super) actors: Mutex<Vec<Arc<ActorStats>>>,
+    pub(super) streams: Mutex<Vec<Arc<StreamStats>>>,
+    pub(super) pipelines: Mutex<Vec<Arc<PipelineStats>>>,
+    pub(super) draining: AtomicBool,
 }
 
-#[derive(Serialize)]
-struct Snapshot {
-    version: &'static str,
-    uptime_ms: u64,
-    bottleneck: Option<Bottleneck>,
-    actors: Vec<ActorSnapshot>,
-    streams: Vec<StreamSnapshot>,
-    pipelines: Vec<PipelineSnapshot>,
+impl Sampled {
+    fn take(&mut self, lines: u64, bytes: u64, passed_us: u64) {
+        self.lines_per_s = (lines - self.lines) * 1_000_000 / passed_us;
+        let bytes_per_s = (bytes - self.bytes) as f64 * 1e6 / passed_us as f64;
+        self.bytes_per_s += (bytes_per_s - self.bytes_per_s) / 10.0;
+        (self.lines, self.bytes) = (lines, bytes);
+    }
 }
 
-#[derive(Serialize)]
-struct Bottleneck {
-    actor: &'static str,
-    pipeline: String,
-    reason: String,
-}
+impl PipelineStats {
+    /// The store is away, now and perhaps before.
+    pub fn away(&self, reason: String, now: Duration) {
+        let mut view = self.inner.lock();
+        view.error = Some(reason);
+        view.away_since.get_or_insert(now);
+    }
 
-#[derive(Serialize)]
-struct ActorSnapshot {
-    kind: &'static str,
-    name: String,
-    state: &'static str,
-    mailbox: MailboxSnapshot,
-    processed: u64,
-    failed: u64,
-    busy: f64,
-    waited_ms: u64,
-    restarts: u64,
-    last_error: Option<String>,
-}
+    /// The stage takes records of this ingest time.
+    pub fn taken(&self, ingest_time: i64) {
+        let mut view = self.inner.lock();
+        view.oldest = Some(view.oldest.map_or(ingest_time, |oldest| oldest.min(ingest_time)));
+        view.oldest_behind_barrier.get_or_insert(ingest_time);
+    }
 
-#[derive(Serialize)]
-struct MailboxSnapshot {
-    bytes: usize,
-    capacity_bytes: usize,
-    messages: u64,
-}
-
-#[derive(Serialize)]
-struct StreamSnapshot {
-    name: String,
-    lines: u64,
-    rejected: u64,
-    bytes: u64,
-    connections: u64,
-    producers: u64,
-    journal: JournalSnapshot,
-    rate_per_s: u64,
-    held_ms: u64,
-}
-
-#[derive(Serialize)]
-struct JournalSnapshot {
-    first: Position,
-    last: Position,
-    durable: Position,
-    bytes: u64,
-    limit_bytes: u64,
-    held: Option<&'static str>,
-    direct: bool,
-}
-
-#[derive(Serialize)]
-struct PipelineSnapshot {
-    name: String,
-    stream: String,
-    lag_positions: u64,
-    lag_ms: i64,
-    #[serde(flatten)]
-    view: PipelineView,
-}
-
-/// The word for why producers are held.
-pub fn held_name(held: Held) -> &'static str {
-    match held {
-        Held::JournalFull => "journal_full",
-        Held::DiskFull => "disk_full",
+    /// The stage sends a barrier: all that it took is before it.
+    pub fn barrier(&self) {
+        self.inner.lock().oldest_behind_barrier = None;
     }
 }
 
 impl StreamStats {
+    /// The last position that was given out.
+    pub(super) fn last(&self) -> Position {
+        *self.head.borrow()
+    }
+
     /// How far its journal is.
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.clone()
@@ -259,10 +255,9 @@ impl StatsRegistry {
     pub fn stream(
         &self,
         name: String,
-        progress: watch::Receiver<Progress>,
+        journal: &Journal,
         head: watch::Receiver<Position>,
         limit_bytes: u64,
-        direct: bool,
     ) -> Arc<StreamStats> {
         let stats = Arc::new(StreamStats {
             name,
@@ -274,10 +269,11 @@ impl StatsRegistry {
             buffers: AtomicU64::new(0),
             producers: AtomicU64::new(0),
             held_us: AtomicU64::new(0),
-            progress,
+            progress: journal.progress(),
             head,
+            extents: journal.extents(),
             limit_bytes,
-            direct,
+            direct: journal.direct(),
             sampled: Mutex::default(),
         });
         self.streams.lock().push(stats.clone());
@@ -296,14 +292,17 @@ impl StatsRegistry {
             state_bytes: 0,
             last_flush: None,
             error: None,
+            away_since: None,
+            unpinned: false,
+            oldest: None,
+            oldest_behind_barrier: None,
         };
         let stats = Arc::new(PipelineStats {
             name,
             stream,
             inner: Mutex::new(inner),
-            ingest_time: AtomicI64::new(0),
-            position: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
+            warned: Mutex::default(),
         });
         self.pipelines.lock().push(stats.clone());
         stats
@@ -323,18 +322,13 @@ impl StatsRegistry {
             *sampled = (busy, ((busy - sampled.0) * 1_000 / passed_us).min(1_000));
         }
         for stream in self.streams.lock().iter() {
-            let lines = stream.lines.load(Ordering::Relaxed);
-            let mut sampled = stream.sampled.lock();
-            *sampled = (lines, (lines - sampled.0) * 1_000_000 / passed_us);
+            stream.sampled.lock().take(
+                stream.lines.load(Ordering::Relaxed),
+                stream.bytes.load(Ordering::Relaxed),
+                passed_us,
+            );
         }
-    }
-
-    /// All of it, as JSON.
-    ///
-    /// # Errors
-    /// Where JSON cannot hold it.
-    pub fn to_json(&self) -> serde_json::Result<String> {
-        serde_json::to_string(&self.snapshot())
+        self.look_at_pipelines();
     }
 
     /// Whether the stream's silence can still change something: a pipeline has not committed past its last line, or has
@@ -345,124 +339,5 @@ impl StatsRegistry {
             let view = pipeline.inner.lock();
             view.position < last_line || view.open_windows > 0
         })
-    }
-
-    /// What hinders streams and pipelines: empty where nothing does; and whether any stream cannot take lines.
-    pub fn degraded(&self) -> (Vec<String>, bool) {
-        let mut reasons = Vec::new();
-        let mut held = self.draining.load(Ordering::Relaxed);
-        if held {
-            reasons.push("the daemon stops: it takes no lines any more".to_owned());
-        }
-        for stream in self.streams.lock().iter() {
-            let progress = stream.progress.borrow();
-            if let Some(failed) = &progress.failed {
-                held = true;
-                reasons.push(format!("stream {}: the journal failed: {failed}", stream.name));
-            } else if let Some(why) = progress.held {
-                held = true;
-                reasons.push(format!("stream {}: producers are held ({})", stream.name, held_name(why)));
-            } else if progress.bytes > stream.limit_bytes / 2 {
-                let percent = progress.bytes * 100 / stream.limit_bytes.max(1);
-                reasons.push(format!("stream {}: the journal is at {percent} % of journal_limit", stream.name));
-            }
-        }
-        for pipeline in self.pipelines.lock().iter() {
-            let view = pipeline.inner.lock();
-            if view.state != PipelineState::Running || view.error.is_some() {
-                let state = serde_json::to_string(&view.state).unwrap_or_default();
-                let error = view.error.as_deref().unwrap_or("no error");
-                reasons.push(format!("pipeline {}: {} ({error})", pipeline.name, state.trim_matches('"')));
-            }
-        }
-        (reasons, held)
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        let pipelines = self.pipelines.lock();
-        let streams = self.streams.lock();
-        let actors = self.actors.lock();
-        Snapshot {
-            version: env!("CARGO_PKG_VERSION"),
-            uptime_ms: self.clock.elapsed().as_millis() as u64,
-            bottleneck: bottleneck(&actors),
-            actors: actors.iter().map(|actor| actor_snapshot(actor, &pipelines)).collect(),
-            streams: streams.iter().map(|stream| stream_snapshot(stream)).collect(),
-            pipelines: pipelines.iter().map(|pipeline| self.pipeline_snapshot(pipeline, &streams)).collect(),
-        }
-    }
-
-    fn pipeline_snapshot(&self, pipeline: &PipelineStats, streams: &[Arc<StreamStats>]) -> PipelineSnapshot {
-        let view = pipeline.inner.lock().clone();
-        let stream = streams.iter().find(|stream| stream.name == pipeline.stream);
-        let head = stream.map_or(view.position, |stream| *stream.head.borrow());
-        let position = pipeline.position.load(Ordering::Relaxed).max(view.position);
-        let lag_positions = head.saturating_sub(position);
-        let seen = pipeline.ingest_time.load(Ordering::Relaxed);
-        let lag_ms = if lag_positions == 0 || seen == 0 { 0 } else { (self.clock.wall_ms() - seen).max(0) };
-        let (name, stream) = (pipeline.name.clone(), pipeline.stream.clone());
-        PipelineSnapshot { name, stream, lag_positions, lag_ms, view }
-    }
-}
-
-/// The actor that others wait for, and that itself waits for nobody.
-fn bottleneck(actors: &[Arc<ActorStats>]) -> Option<Bottleneck> {
-    let is_full = |actor: &&Arc<ActorStats>| actor.mailboxes.iter().any(|mailbox| mailbox.is_full());
-    let slow = actors.iter().filter(is_full).find(|actor| !actor.blocked.load(Ordering::Relaxed))?;
-    let busy = slow.sampled.lock().1 / 10;
-    let pipeline = slow.name.clone();
-    Some(Bottleneck {
-        actor: slow.kind,
-        pipeline,
-        reason: format!("its mailbox is full; it is busy {busy} % of the time"),
-    })
-}
-
-fn actor_snapshot(actor: &ActorStats, pipelines: &[Arc<PipelineStats>]) -> ActorSnapshot {
-    let pipeline = pipelines.iter().find(|pipeline| actor.name.split('/').next() == Some(pipeline.name.as_str()));
-    let waiting = actor.mailboxes.iter().all(|mailbox| mailbox.messages() == 0);
-    let state = match (actor.blocked.load(Ordering::Relaxed), waiting) {
-        (true, _) => "blocked",
-        (false, true) => "idle",
-        (false, false) => "busy",
-    };
-    ActorSnapshot {
-        kind: actor.kind,
-        name: actor.name.clone(),
-        state,
-        mailbox: MailboxSnapshot {
-            bytes: actor.mailboxes.iter().map(|mailbox| mailbox.bytes()).sum(),
-            capacity_bytes: actor.mailboxes.iter().map(|mailbox| mailbox.capacity()).sum(),
-            messages: actor.mailboxes.iter().map(|mailbox| mailbox.messages()).sum(),
-        },
-        processed: actor.processed.load(Ordering::Relaxed),
-        failed: actor.failed.load(Ordering::Relaxed),
-        busy: actor.sampled.lock().1 as f64 / 1_000.0,
-        waited_ms: actor.mailboxes.iter().map(|mailbox| mailbox.waited().as_millis() as u64).sum(),
-        restarts: pipeline.map_or(0, |pipeline| pipeline.restarts.load(Ordering::Relaxed)),
-        last_error: pipeline.and_then(|pipeline| pipeline.inner.lock().error.clone()),
-    }
-}
-
-fn stream_snapshot(stream: &StreamStats) -> StreamSnapshot {
-    let progress = stream.progress.borrow();
-    StreamSnapshot {
-        name: stream.name.clone(),
-        lines: stream.lines.load(Ordering::Relaxed),
-        rejected: stream.rejected.load(Ordering::Relaxed),
-        bytes: stream.bytes.load(Ordering::Relaxed),
-        connections: stream.connections.load(Ordering::Relaxed),
-        producers: stream.producers.load(Ordering::Relaxed),
-        journal: JournalSnapshot {
-            first: progress.first,
-            last: *stream.head.borrow(),
-            durable: progress.durable,
-            bytes: progress.bytes,
-            limit_bytes: stream.limit_bytes,
-            held: progress.held.map(held_name),
-            direct: stream.direct,
-        },
-        rate_per_s: stream.sampled.lock().1,
-        held_ms: stream.held_us.load(Ordering::Relaxed) / 1_000,
     }
 }

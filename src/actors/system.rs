@@ -14,15 +14,17 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix::{Actor, Arbiter};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::flush::Commits;
+use super::generation::mailbox_bytes;
 use super::ingest::Ingest;
 use super::mailbox::{Gauge, Inlet, Outlet};
 use super::messages::{Claim, Lines, Sync, Tick};
-use super::pipeline::{Pipeline, mailbox_bytes};
+use super::orders::{Order, OrderError, Orders, Standing, Verb};
+use super::pipeline::Pipeline;
 use super::recent::Recent;
-use super::stats::{PipelineState, PipelineStats, StatsRegistry, StreamStats};
+use super::stats::{PipelineStats, StatsRegistry, StreamStats};
 use crate::clock::Clock;
 use crate::config::{Config, Durability, PipelineConfig, SlotSource, StageConfig, StreamConfig};
 use crate::event::{Decoder, Fields, Position};
@@ -73,6 +75,7 @@ pub enum SystemError {
 pub struct System {
     streams: Vec<StreamHandle>,
     pipelines: Vec<PipelineHandle>,
+    intakes: Vec<PipelineHandle>,
     stats: Arc<StatsRegistry>,
     clock: Clock,
     drain: watch::Sender<Option<Position>>,
@@ -111,9 +114,22 @@ pub struct PipelineHandle {
     committed: watch::Receiver<Position>,
     stats: Arc<PipelineStats>,
     head: watch::Receiver<Position>,
+    orders: Orders,
 }
 
 impl PipelineHandle {
+    /// A pipeline's handle, and where its keeper hears orders.
+    fn new(
+        store: &Store,
+        committed: watch::Receiver<Position>,
+        stats: &Arc<PipelineStats>,
+        recent: &Recent,
+    ) -> (Self, mpsc::Receiver<Order>) {
+        let (orders, taken) = Orders::new();
+        let (name, store, head) = (stats.name.as_str().into(), store.clone(), recent.head());
+        (Self { name, store, committed, stats: stats.clone(), head, orders }, taken)
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
@@ -132,6 +148,14 @@ impl PipelineHandle {
         self.committed.clone()
     }
 
+    /// Pauses it, lets it go on, or skips events.
+    ///
+    /// # Errors
+    /// Where its state forbids it, the position is none to skip to, or the store does not answer.
+    pub async fn order(&self, verb: Verb) -> Result<Standing, OrderError> {
+        self.orders.give(verb).await
+    }
+
     /// Whether it has committed all that its stream has given out; a pipeline that has stopped never will.
     async fn drained(mut self) -> bool {
         let head = *self.head.borrow();
@@ -139,7 +163,7 @@ impl PipelineHandle {
             if *self.committed.borrow_and_update() >= head {
                 return true;
             }
-            if matches!(self.stats.inner.lock().state, PipelineState::Refused | PipelineState::Fenced) {
+            if self.stats.inner.lock().state.is_stopped() {
                 return false;
             }
             if self.committed.changed().await.is_err() {
@@ -166,6 +190,7 @@ impl System {
         let mut system = Self {
             streams: Vec::new(),
             pipelines: Vec::new(),
+            intakes: Vec::new(),
             stats,
             clock,
             drain,
@@ -200,15 +225,7 @@ impl System {
         store: &Store,
         sync: &SyncFile,
     ) -> Result<Vec<oneshot::Receiver<Result<(), String>>>, SystemError> {
-        let options = JournalOptions {
-            dir: config.data_dir.join("journal").join(&stream.name),
-            fsync: stream.durability == Durability::Fsync,
-            limit_bytes: stream.journal_limit_bytes,
-            keep_ms: stream.journal_keep_ms,
-            min_free_bytes: config.min_free_bytes,
-            sync: sync.clone(),
-        };
-        let journal = Arc::new(Journal::open(options, self.clock.clone())?);
+        let journal = Arc::new(Journal::open(journal_options(config, stream, sync), self.clock.clone())?);
         let recent = Arc::new(Recent::new(journal.progress().borrow().written));
         let configs: Vec<_> = config.pipelines.iter().filter(|pipeline| pipeline.stream == stream.name).collect();
         let fields = Arc::new(Fields::new(configs.iter().flat_map(|pipeline| fields_of(pipeline))));
@@ -225,17 +242,10 @@ impl System {
         for (definition, pipeline) in definitions {
             let (committed, commits_seen) = watch::channel(0);
             let (began, begins) = oneshot::channel();
-            let name = definition.pipeline().to_owned();
-            let stats = self.stats.pipeline(name.clone(), stream.name.clone());
-            if pipeline.is_some() {
-                self.pipelines.push(PipelineHandle {
-                    name: name.into(),
-                    store: store.clone(),
-                    committed: commits_seen,
-                    stats: stats.clone(),
-                    head: recent.head(),
-                });
-            }
+            let stats = self.stats.pipeline(definition.pipeline().to_owned(), stream.name.clone());
+            let handles = if pipeline.is_some() { &mut self.pipelines } else { &mut self.intakes };
+            let (handle, orders) = PipelineHandle::new(store, commits_seen, &stats, &recent);
+            handles.push(handle);
             let stage_arbiter = self.stage_arbiter(pipeline.as_deref());
             let pipeline = Pipeline {
                 definition,
@@ -256,6 +266,7 @@ impl System {
                 stage_arbiter,
                 arbiter: self.arbiters[1].handle(),
                 committed,
+                orders,
                 began: Some(began),
             };
             actix::spawn(pipeline.run());
@@ -284,13 +295,7 @@ impl System {
         fields: &Arc<Fields>,
     ) -> StreamHandle {
         let gauges = [INGEST_MAILBOX, CONTROL_MAILBOX, CONTROL_MAILBOX, CONTROL_MAILBOX].map(Gauge::new);
-        let stream = self.stats.stream(
-            config.name.clone(),
-            journal.progress(),
-            recent.head(),
-            config.journal_limit_bytes,
-            journal.direct(),
-        );
+        let stream = self.stats.stream(config.name.clone(), journal, recent.head(), config.journal_limit_bytes);
         let actor = self.stats.actor("ingest", config.name.clone(), gauges.to_vec());
         let inlets = gauges.iter().map(Inlet::of).collect();
         let arbiter = self.arbiters[0].handle();
@@ -322,6 +327,11 @@ impl System {
         &self.pipelines
     }
 
+    /// The intakes of its streams, under the names `@<stream>`: they take orders as pipelines do.
+    pub fn intakes(&self) -> &[PipelineHandle] {
+        &self.intakes
+    }
+
     /// What can be seen of it.
     pub fn stats(&self) -> Arc<StatsRegistry> {
         self.stats.clone()
@@ -350,6 +360,17 @@ impl System {
             // An arbiter's thread ends when it is told to; a panic in it is no reason to keep the daemon.
             let _ = arbiter.join();
         }
+    }
+}
+
+fn journal_options(config: &Config, stream: &StreamConfig, sync: &SyncFile) -> JournalOptions {
+    JournalOptions {
+        dir: config.data_dir.join("journal").join(&stream.name),
+        fsync: stream.durability == Durability::Fsync,
+        limit_bytes: stream.journal_limit_bytes,
+        keep_ms: stream.journal_keep_ms,
+        min_free_bytes: config.min_free_bytes,
+        sync: sync.clone(),
     }
 }
 

@@ -2,7 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "they show what is wrong with these methods")]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler, Message, System};
@@ -24,8 +24,14 @@ use crate::store::{Checkpoint, Definition, Store};
 /// The window that takes a record at this position panics, once; 0: none does.
 pub(crate) static PANIC_AT: AtomicU64 = AtomicU64::new(0);
 
+/// While it is set, each window that takes a group `/panic` panics.
+pub(crate) static PANIC_ALWAYS: AtomicBool = AtomicBool::new(false);
+
 /// Called by every window in test builds.
 pub(super) fn sabotage(message: &WindowRows) {
+    if PANIC_ALWAYS.load(Ordering::SeqCst) && message.rows.keys.windows(6).any(|key| key == b"/panic") {
+        panic!("sabotage, again and again");
+    }
     let at = PANIC_AT.load(Ordering::SeqCst);
     let range = message.rows.range;
     if at > range.after && at <= range.upto && !message.rows.rows.is_empty() {

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use ureq::http::StatusCode;
+use ureq::AsSendBody;
+use ureq::http::request::Builder;
+use ureq::http::{Request, StatusCode};
 
 use super::error::CliError;
 
@@ -26,8 +28,21 @@ pub(super) struct Daemon {
 impl Daemon {
     /// The answer to a GET.
     pub(super) fn get(&self, path: &str) -> Result<Value, CliError> {
+        self.call(Request::get(self.address(path)), ())
+    }
+
+    /// The answer to a POST; `null` is no body.
+    pub(super) fn post(&self, path: &str, body: &Value) -> Result<Value, CliError> {
+        let request = Request::post(self.address(path)).header("Content-Type", "application/json");
+        if body.is_null() { self.call(request, "") } else { self.call(request, &body.to_string()) }
+    }
+
+    fn address(&self, path: &str) -> String {
         let base = self.url.trim_end_matches('/');
-        let base = if base.contains("://") { base.to_owned() } else { format!("http://{base}") };
+        if base.contains("://") { format!("{base}{path}") } else { format!("http://{base}{path}") }
+    }
+
+    fn call(&self, mut request: Builder, body: impl AsSendBody) -> Result<Value, CliError> {
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(ANSWER_TIMEOUT))
@@ -35,11 +50,11 @@ impl Daemon {
             .proxy(None)
             .build()
             .into();
-        let mut request = agent.get(format!("{base}{path}"));
         if let Some(token) = &self.token {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
-        let mut response = request.call().map_err(|error| self.no_answer(&error))?;
+        let request = request.body(body).map_err(|error| self.no_answer(&ureq::Error::Http(error)))?;
+        let mut response = agent.run(request).map_err(|error| self.no_answer(&error))?;
         let body = response
             .body_mut()
             .with_config()
@@ -104,8 +119,13 @@ pub(super) mod tests {
                 socket.read_exact(&mut byte).unwrap();
                 request.push(byte[0]);
             }
+            let head = String::from_utf8(request).unwrap();
+            let length = head.to_lowercase().split_once("content-length: ").map(|(_, rest)| rest.to_owned());
+            let length = length.map_or(0, |length| length.lines().next().unwrap().parse().unwrap());
+            let mut body = vec![0; length];
+            socket.read_exact(&mut body).unwrap();
             socket.write_all(answer.as_bytes()).unwrap();
-            String::from_utf8(request).unwrap()
+            head + &String::from_utf8(body).unwrap()
         });
         (Daemon { url, token: Some("sixteen letters!".to_owned()) }, asked)
     }

@@ -8,6 +8,7 @@ mod generate;
 mod logging;
 mod migrate;
 mod pace;
+mod pipeline;
 mod query;
 mod run;
 mod send;
@@ -55,6 +56,7 @@ enum Verb {
     Generate(generate::Args),
     Query(query::Args),
     Stats(stats::Args),
+    Pipeline(pipeline::Args),
 }
 
 /// Runs the program: reads the arguments, does what they say, and answers with a code of sysexits.
@@ -96,6 +98,7 @@ fn dispatch(verb: Verb) -> Result<(), CliError> {
         Verb::Generate(args) => generate::run(args),
         Verb::Query(args) => query::run(&args),
         Verb::Stats(args) => stats::run(&args),
+        Verb::Pipeline(args) => pipeline::run(&args),
     }
 }
 

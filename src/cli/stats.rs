@@ -53,6 +53,7 @@ const STREAMS: &[Column] = &[
     ("durable", "/journal/durable", As::Plain),
     ("journal", "/journal/bytes", As::Bytes),
     ("limit", "/journal/limit_bytes", As::Bytes),
+    ("pinned by", "/journal/pinned_by", As::Plain),
     ("held", "/journal/held", As::Plain),
     ("held for", "/held_ms", As::Millis),
 ];
@@ -65,7 +66,9 @@ const PIPELINES: &[Column] = &[
     ("aggregated", "/account/aggregated", As::Plain),
     ("late", "/account/late", As::Plain),
     ("dead", "/account/dead", As::Plain),
+    ("skipped", "/account/skipped", As::Plain),
     ("lag", "/lag_positions", As::Plain),
+    ("of bytes", "/lag_bytes", As::Bytes),
     ("behind", "/lag_ms", As::Millis),
     ("windows", "/open_windows", As::Plain),
     ("groups", "/groups", As::Plain),
@@ -118,7 +121,7 @@ fn shown(stats: &Value) -> String {
 
 fn cell_of(row: &Value, (_, path, kind): &Column) -> Cell {
     match (row.pointer(path), kind) {
-        (Some(value), As::Plain) if !value.is_null() => cell(value),
+        (Some(value), As::Plain) if !value.is_null() && !value.is_array() => cell(value),
         (value, kind) => Cell::new_owned(written(value, *kind)),
     }
 }
@@ -135,6 +138,8 @@ fn written(value: Option<&Value>, kind: As) -> String {
         (_, Some(millis), As::Millis) => time_of(millis),
         (_, Some(share), As::Percent) => format!("{:.0} %", share * 100.0),
         (Some(Value::String(text)), ..) => escape(text),
+        (Some(Value::Array(items)), ..) if items.is_empty() => "-".to_owned(),
+        (Some(Value::Array(items)), ..) => items.iter().map(|item| plain(Some(item))).collect::<Vec<_>>().join(", "),
         (Some(other), ..) => escape(&other.to_string()),
     }
 }

@@ -114,6 +114,9 @@ fn describe_pipeline(out: &mut Writer, pipeline: &PipelineConfig) {
         LatePolicy::Drop => out.line("late", quoted("drop")),
     }
     out.duration("max_ahead", pipeline.watermark.max_ahead_ms);
+    if let Some(bytes) = pipeline.max_behind_bytes {
+        out.size("max_behind", bytes);
+    }
     for stage in list(&pipeline.definition["stages"]) {
         out.head(&format!("[[pipelines.{}.stages]]", pipeline.name));
         for (key, value) in stage.as_object().into_iter().flatten() {

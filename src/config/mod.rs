@@ -245,6 +245,8 @@ pub struct PipelineConfig {
     pub watermark: WatermarkSpec,
     /// What becomes of late events.
     pub late: LatePolicy,
+    /// Further behind than so many bytes of the journal it stops and no longer pins it; `None`: never.
+    pub max_behind_bytes: Option<u64>,
     /// What window actors keep.
     pub aggregates: Vec<AggregateConfig>,
     /// What results show.

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::event::TimeUnit;
 use crate::limits::PANES_PER_WINDOW_MAX;
-use crate::units::format_duration;
+use crate::units::{format_duration, format_size};
 use crate::window::{LatePolicy, WatermarkSpec, WindowSpec};
 
 use super::aggregates::read_aggregates;
@@ -22,8 +22,9 @@ const CORRECT_FOR_MS: i64 = 86_400_000;
 const MAX_AHEAD_MS: i64 = 3_600_000;
 
 /// Keys of the contract whose feature comes later.
-const LATER: [&str; 9] =
-    ["missing_time", "retain", "max_groups", "state_limit", "max_behind", "start", "redis", "metrics", "alerts"];
+const LATER: [&str; 8] = ["missing_time", "retain", "max_groups", "state_limit", "start", "redis", "metrics", "alerts"];
+/// Less than a segment of a journal is not worth to be behind by.
+const MAX_BEHIND_MIN_BYTES: u64 = 1 << 20;
 
 /// All pipelines, in the order of the file.
 pub(super) fn read_pipelines(root: &mut Section<'_>, streams: &[Stream]) -> Vec<PipelineConfig> {
@@ -57,6 +58,7 @@ fn read_pipeline(name: &str, mut section: Section<'_>, streams: &[Stream]) -> Op
     let window = section.require("window", "window = { tumbling = \"5m\" }").and_then(|setting| read_window(&setting));
     let watermark = read_watermark(&mut section, &defaults);
     let late = read_late(&mut section);
+    let max_behind = read_max_behind(&mut section, stream);
     let results = read_aggregates(&mut section, &mut scope, &group_by);
     section.later(&LATER);
     section.finish();
@@ -85,6 +87,7 @@ fn read_pipeline(name: &str, mut section: Section<'_>, streams: &[Stream]) -> Op
         window,
         watermark,
         late,
+        max_behind_bytes: max_behind,
         aggregates: results.aggregates,
         columns: results.columns,
         evaluation: results.evaluation,
@@ -184,6 +187,20 @@ fn read_late(section: &mut Section<'_>) -> LatePolicy {
     let update = LatePolicy::Update { correct_for_ms: correct_for.unwrap_or(CORRECT_FOR_MS) };
     let policies = [("update", update), ("dead_letter", LatePolicy::DeadLetter), ("drop", LatePolicy::Drop)];
     section.take("late").and_then(|setting| setting.choice(&policies, &[])).unwrap_or(update)
+}
+
+/// It is no part of the definition: results do not depend on it.
+fn read_max_behind(section: &mut Section<'_>, stream: Option<&Stream>) -> Option<u64> {
+    let setting = section.take("max_behind")?;
+    let bytes = setting.size(MAX_BEHIND_MIN_BYTES..=1 << 50)?;
+    let limit = stream?.config.journal_limit_bytes;
+    if bytes >= limit {
+        let message =
+            format!("`{}` is not below the `journal_limit` of its stream: it would never apply", setting.path);
+        setting.wrong(message, format!("less than {}", format_size(limit)));
+        return None;
+    }
+    Some(bytes)
 }
 
 fn time_definition(time: &TimeConfig) -> serde_json::Value {

@@ -104,6 +104,20 @@ impl Decoded {
         self.lines.is_empty()
     }
 
+    /// Takes the first rows away.
+    pub fn skip(&mut self, rows: usize) {
+        let rows = rows.min(self.lines.len());
+        self.lines.drain(..rows);
+        for column in &mut self.columns {
+            column.drain(..rows);
+        }
+        self.bad.retain_mut(|(row, _)| {
+            let kept = *row as usize >= rows;
+            *row = row.saturating_sub(rows as u32);
+            kept
+        });
+    }
+
     /// The raw line of a row.
     pub fn line(&self, row: usize) -> &[u8] {
         let span = self.lines[row];

@@ -1,4 +1,6 @@
-//! The HTTP edge: health, readiness, stats, rows.
+//! The HTTP edge: health, readiness, stats, rows; `pipelines` is what operators tell them.
+
+mod pipelines;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -21,6 +23,8 @@ pub struct Shared {
     pub stats: Arc<StatsRegistry>,
     /// Pipelines by name.
     pub pipelines: Arc<Vec<PipelineHandle>>,
+    /// The intakes of streams, which take orders, too.
+    pub intakes: Arc<Vec<PipelineHandle>>,
 }
 
 /// A server on this socket; to be started on a thread of an actix `System`.
@@ -38,6 +42,7 @@ pub fn server(listener: TcpListener, shared: Shared) -> std::io::Result<Server> 
             .route("/readyz", web::get().to(readyz))
             .route("/api/v1/stats", web::get().to(stats))
             .route("/api/v1/pipelines/{name}/results", web::get().to(results))
+            .configure(pipelines::routes)
             .default_service(web::to(async || error(StatusCode::NOT_FOUND, "not_found", "there is no such path")))
     })
     .workers(1)

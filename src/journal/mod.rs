@@ -1,6 +1,7 @@
 //! The journal: a stream's log on disk. Blocks in segments, written by one thread, fsynced in groups.
 
 mod block;
+mod extents;
 mod file;
 mod lock;
 mod reader;
@@ -28,6 +29,7 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 use crate::event::{Origin, Position, PositionRange};
 
+pub use extents::Extents;
 pub use lock::lock_dir;
 pub use reader::Reader;
 
@@ -258,11 +260,27 @@ impl Journal {
         self.progress.clone()
     }
 
-    /// All up to here is in the store: segments that end at or before it may go.
+    /// All up to here may go, segment by segment, and nothing behind it: of what is still there, a later call can claim
+    /// more.
     pub fn release(&self, upto: Position) {
-        self.shared.released.fetch_max(upto, Ordering::Release);
+        self.shared.released.store(upto, Ordering::Release);
         // Full: it is about to look anyway.
         let _ = self.wake.try_send(());
+    }
+
+    /// Which positions lie in how many bytes, as it changes.
+    pub fn extents(&self) -> Extents {
+        self.shared.extents.clone()
+    }
+
+    /// The block that holds a record; its `events` are those of the stream up to its end. Blocking.
+    ///
+    /// # Errors
+    /// Where the journal does not hold the record (any more), or it is damaged.
+    pub fn block_at(&self, position: Position) -> Result<Block, JournalError> {
+        let block = self.reader(position.saturating_sub(1)).next()?;
+        let first = self.progress.borrow().first;
+        block.ok_or(JournalError::Missing { wanted: position, first })
     }
 
     /// A reader that begins behind `after`. Blocking: for a thread of its own.

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Held;
+use super::extents::Extent;
 use super::file::sync_dir;
 use super::recover::Closed;
 use super::segment::{segment_path, spare_path};
@@ -80,6 +81,10 @@ impl Writer {
     pub(super) fn count_bytes(&mut self) {
         let closed: u64 = self.closed.iter().map(|segment| segment.bytes).sum();
         self.progress.bytes = closed + self.current.file.end() + self.spare.unwrap_or(0);
+        let current = Extent { first: self.current.first, upto: self.progress.written, bytes: self.current.file.end() };
+        let closed =
+            self.closed.iter().map(|closed| Extent { first: closed.first, upto: closed.upto, bytes: closed.bytes });
+        self.shared.extents.set(closed.chain([current]));
     }
 
     /// Looks whether the disk has `min_free`, now and then, and each time while it has not.

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::block::{block_bytes, encode_header, payload_bytes};
+use super::extents::Extents;
 use super::file::is_full;
 use super::recover::{Closed, Current, Recovered, segment_bytes};
 use super::segment::NewSegment;
@@ -35,12 +36,14 @@ const SYNC_LAZILY_AFTER: Duration = Duration::from_millis(100);
 /// What the journal's face and its writer both see.
 #[derive(Default)]
 pub(super) struct Shared {
-    /// All up to here is in the store.
+    /// All up to here may go.
     pub released: AtomicU64,
     /// Nobody waits for what cannot be written.
     pub closing: AtomicBool,
     /// As of the last block that was taken for writing.
     pub tail: Mutex<Tail>,
+    /// As of the last count of bytes.
+    pub extents: Extents,
 }
 
 /// The writer's state. It alone touches the files.

@@ -159,6 +159,20 @@ impl Daemon {
         serde_json::from_str(&text).unwrap_or_else(|_| panic!("no JSON from {path}: {text}"))
     }
 
+    /// The status and the answer of a POST.
+    pub fn post(&self, path: &str, body: &str) -> (u16, serde_json::Value) {
+        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let mut answer = agent.post(format!("http://{}{path}", self.http)).send(body).unwrap();
+        let text = answer.body_mut().read_to_string().unwrap();
+        let json = serde_json::from_str(&text).unwrap_or_else(|_| panic!("no JSON from {path}: {text}"));
+        (answer.status().as_u16(), json)
+    }
+
+    /// What an operator tells a pipeline; the status and the answer.
+    pub fn order(&self, pipeline: &str, verb: &str, body: &str) -> (u16, serde_json::Value) {
+        self.post(&format!("/api/v1/pipelines/{pipeline}/{verb}"), body)
+    }
+
     pub fn stats(&self) -> serde_json::Value {
         self.get("/api/v1/stats")
     }

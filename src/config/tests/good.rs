@@ -73,6 +73,7 @@ fn every_setting_is_read() {
         idle = "1m"
         late = "drop"
         max_ahead = "2d"
+        max_behind = "5GiB"
         aggregates = { n = "count(*)" }
         [pipelines.q]
         stream = "b"
@@ -101,6 +102,7 @@ fn every_setting_is_read() {
     let [p, q, r] = config.pipelines.as_slice() else { panic!("in the order of the file") };
     assert_eq!(p.window, WindowSpec::Sliding { size_ms: 3_600_000, every_ms: 600_000 });
     assert_eq!(p.watermark, WatermarkSpec { delay_ms: 0, idle_ms: 60_000, max_ahead_ms: 172_800_000 });
+    assert_eq!((p.max_behind_bytes, q.max_behind_bytes), (Some(5 << 30), None));
     assert_eq!((p.late, p.time.is_none(), p.group_by.len()), (LatePolicy::Drop, true, 0));
     assert_eq!(q.late, LatePolicy::Update { correct_for_ms: 3 * 86_400_000 });
     assert_eq!(r.late, LatePolicy::DeadLetter);

@@ -61,7 +61,7 @@ fn every_key_of_the_contract_that_comes_later_is_refused() {
         ("", "redis.url dead_letters.limit tests shutdown_timeout"),
         ("http.", "token read_token hosts"),
         ("streams.web.", "raw_events precision"),
-        ("pipelines.page_views.", "missing_time retain max_groups state_limit max_behind start redis metrics alerts"),
+        ("pipelines.page_views.", "missing_time retain max_groups state_limit start redis metrics alerts"),
     ] {
         for key in keys.split(' ') {
             let name = key.split('.').next().unwrap();
@@ -203,7 +203,8 @@ fn unknown_names_have_the_nearest_known_one_as_help() {
     let found = mistakes(&with("aggregates = { n = \"count(*)\" }\ngruop_by = []\nzzz = 1"));
     assert_eq!(found.len(), 2);
     assert_eq!(found[0], "6:1 unknown key `pipelines.p.gruop_by` | a known key | did you mean `group_by`?");
-    let keys = "aggregates, correct_for, delay, group_by, idle, late, max_ahead, stages, stream, time, window";
+    let keys =
+        "aggregates, correct_for, delay, group_by, idle, late, max_ahead, max_behind, stages, stream, time, window";
     assert_eq!(found[1], format!("7:1 unknown key `pipelines.p.zzz` | a known key | the keys here are: {keys}"));
     one(
         &SMALLEST.replace("stream = \"web\"", "stream = \"wbe\""),
@@ -241,6 +242,15 @@ fn durations_and_sizes_have_units_and_bounds() {
     one_in_pipeline(
         "max_ahead = \"40000d\"",
         "6:13 `pipelines.p.max_ahead` is out of range | a duration from 0s to 36500d",
+    );
+    one_in_pipeline("max_behind = \"5GB\"", "6:14 `pipelines.p.max_behind` is no size: `5GB`");
+    one_in_pipeline(
+        "max_behind = \"1KiB\"",
+        "6:14 `pipelines.p.max_behind` is out of range | a size from 1MiB to 1024TiB",
+    );
+    one_in_pipeline(
+        "max_behind = \"10GiB\"",
+        "6:14 `pipelines.p.max_behind` is not below the `journal_limit` of its stream: it would never apply | less than 10GiB",
     );
     one(
         &SMALLEST.replace("\"5m\"", "\"0s\""),

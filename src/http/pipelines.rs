@@ -1,0 +1,91 @@
+//! What operators tell pipelines: pause, resume, skip.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
+
+use super::{Shared, error};
+use crate::actors::{OrderError, PipelineHandle, SkipTo, Verb};
+
+/// The routes.
+pub(super) fn routes(config: &mut web::ServiceConfig) {
+    config
+        .route("/api/v1/pipelines/{name}/pause", web::post().to(pause))
+        .route("/api/v1/pipelines/{name}/resume", web::post().to(resume))
+        .route("/api/v1/pipelines/{name}/skip", web::post().to(skip));
+}
+
+async fn pause(request: HttpRequest, shared: web::Data<Shared>, name: web::Path<String>) -> HttpResponse {
+    order(&request, &shared, &name, Verb::Pause).await
+}
+
+async fn resume(request: HttpRequest, shared: web::Data<Shared>, name: web::Path<String>) -> HttpResponse {
+    order(&request, &shared, &name, Verb::Resume).await
+}
+
+/// The body of a skip.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Skip {
+    to: To,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum To {
+    Position(u64),
+    Word(End),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum End {
+    End,
+}
+
+async fn skip(
+    request: HttpRequest,
+    shared: web::Data<Shared>,
+    name: web::Path<String>,
+    body: web::Bytes,
+) -> HttpResponse {
+    let to = match serde_json::from_slice(&body) {
+        Ok(Skip { to: To::Position(position) }) => SkipTo::Position(position),
+        Ok(Skip { to: To::Word(End::End) }) => SkipTo::End,
+        Err(reason) => {
+            let message = format!("the body must be {{\"to\": <position>}} or {{\"to\": \"end\"}}: {reason}");
+            return error(StatusCode::BAD_REQUEST, "bad_request", &message);
+        }
+    };
+    order(&request, &shared, &name, Verb::Skip(to)).await
+}
+
+/// Gives the order, and says in the log who gave it.
+async fn order(request: &HttpRequest, shared: &Shared, name: &str, verb: Verb) -> HttpResponse {
+    let Some(pipeline) = shared.pipelines.iter().chain(shared.intakes.iter()).find(|known| known.name() == name) else {
+        let names: Vec<_> = shared.pipelines.iter().map(PipelineHandle::name).collect();
+        let message = format!("there is no pipeline {name:?}; there are: {}", names.join(", "));
+        return error(StatusCode::NOT_FOUND, "unknown_pipeline", &message);
+    };
+    let peer = request.peer_addr().map_or_else(|| "an unknown peer".to_owned(), |peer| peer.to_string());
+    let answer = pipeline.order(verb).await;
+    match &answer {
+        Ok(standing) => {
+            let skipped = standing.skipped.map(|events| format!(", {events} events skipped")).unwrap_or_default();
+            let (state, position) = (standing.state.name(), standing.position);
+            log::info!("{peer}: {verb:?} of pipeline {name}: {state} at position {position}{skipped}");
+        }
+        Err(reason) => log::info!("{peer}: {verb:?} of pipeline {name} is not followed: {reason}"),
+    }
+    match answer {
+        Ok(standing) => HttpResponse::Ok().json(standing),
+        Err(reason) => {
+            let (status, code) = match &reason {
+                OrderError::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+                OrderError::OutOfRange(_) => (StatusCode::BAD_REQUEST, "out_of_range"),
+                OrderError::Away(_) => (StatusCode::SERVICE_UNAVAILABLE, "away"),
+            };
+            error(status, code, &reason.to_string())
+        }
+    }
+}
