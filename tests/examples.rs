@@ -45,7 +45,7 @@ fn every_config_of_the_readme_is_valid() {
 fn the_readme_s_first_rows_come_out() {
     let config = &blocks("toml")[0];
     let readme = std::fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
-    let lines: Vec<&str> = readme.split('\'').filter(|part| part.starts_with("{\"ts\"")).collect();
+    let lines: Vec<&str> = readme.split('\'').filter(|part| part.starts_with("{\"ts\"")).take(3).collect();
     assert_eq!(lines.len(), 3);
     let mill = Mill::new(&config.replace("127.0.0.1:7600", "127.0.0.1:0"));
     let daemon = mill.start();

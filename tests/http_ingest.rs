@@ -504,7 +504,7 @@ fn an_unknown_stream_is_answered_with_those_that_there_are() {
 /// A journal whose fsync waits until it is let through.
 #[test]
 fn a_post_is_not_answered_before_its_fdatasync() {
-    let gate = Arc::new((Mutex::new(false), Condvar::new()));
+    let gate = Arc::new((Mutex::new(true), Condvar::new()));
     let folder = tempfile::tempdir().unwrap();
     let config = format!("data_dir = {:?}\n[http]\nlisten = \"127.0.0.1:0\"\n{CONFIG}", folder.path());
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -515,6 +515,7 @@ fn a_post_is_not_answered_before_its_fdatasync() {
         file.sync_data()
     }));
     let mill = runtime.block_on(mill.start()).unwrap();
+    *gate.0.lock().unwrap() = false;
     let mut client = Client::connect(&mill.http_address().to_string());
     let body = "{\"n\": 1}\n";
     let ask = |from| {

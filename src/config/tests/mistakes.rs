@@ -329,7 +329,7 @@ fn tokens_are_long_enough_and_at_most_two() {
         "2:14 `http.read_token` without `http.token`: who may only read is told from who may do everything",
     );
     one(
-        "[http]\ntoken = \"${TOKEN}\"\nread_token = \"x\"\nread_token_file = \"/dev/null\"\n[streams.a]",
+        "[http]\ntoken = \"${TOKEN}\"\nread_token = \"x\"\n[streams.a]",
         "3:14 the token of `http.read_token` is too short: 1 characters",
     );
     one("[http]\nhosts = [\"https://mill\"]\n[streams.a]", "2:10 `http.hosts[0]` is no name of a host: `https://mill`");
