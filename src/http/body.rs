@@ -157,7 +157,7 @@ impl Buffer {
             return Err(BodyError::TooLarge);
         }
         if needed > held {
-            let capacity = needed.max(2 * held).max(ROOM_BYTES_MIN).min(HTTP_BODY_BYTES_MAX);
+            let capacity = needed.max(2 * held).clamp(ROOM_BYTES_MIN, HTTP_BODY_BYTES_MAX);
             self.room.take(capacity - held)?;
             self.bytes.reserve_exact(capacity - self.bytes.len());
         }
