@@ -16,7 +16,7 @@ use crate::config::{self, Config, Report};
 use crate::event::{Origin, Position};
 use crate::http;
 use crate::input;
-use crate::journal::{Progress, SyncFile};
+use crate::journal::{Progress, SyncFile, durable};
 use crate::limits::BATCH_BYTES_MAX;
 use crate::pipeline::{Event, Outcome, StageError, StageRegistry};
 use crate::store::{Query, ResultRows, StoreError};
@@ -203,15 +203,16 @@ type Parts = (Face, System, Vec<oneshot::Receiver<()>>, actix_web::dev::Server);
 /// Listens first (an address in use must not touch any data), then starts the system, then opens the edges.
 async fn assemble(mill: Tidemill, stop: &watch::Receiver<bool>) -> Result<Parts, StartError> {
     let Tidemill { config, registry, windows, clock, sync } = mill;
+    let http_config = config.http.clone();
     let mut listeners = Vec::new();
     for stream in &config.streams {
         if let Some(address) = stream.tcp {
             listeners.push((stream.name.clone(), listen(&format!("stream {}", stream.name), address)?));
         }
     }
-    let http_listener = listen("http", config.http_listen)?;
+    let http_listener = listen("http", http_config.listen)?;
     let address_of = |listener: &TcpListener, wanted| listener.local_addr().unwrap_or(wanted);
-    let http = address_of(&http_listener, config.http_listen);
+    let http = address_of(&http_listener, http_config.listen);
 
     let system = System::start(SystemOptions { config, registry, windows, clock, sync }).await?;
     let mut face = Face {
@@ -228,18 +229,17 @@ async fn assemble(mill: Tidemill, stop: &watch::Receiver<bool>) -> Result<Parts,
         face.tcp.push((name, address_of(&listener, http)));
         let (ended, ends) = oneshot::channel();
         let (stream, stop, arbiter) = (stream.clone(), stop.clone(), stream.arbiter.clone());
+        let tokens = http_config.tokens_of(&stream.config);
         arbiter.spawn(async move {
             match tokio::net::TcpListener::from_std(listener) {
-                Ok(listener) => input::serve(listener, stream, stop).await,
+                Ok(listener) => input::serve(listener, stream, tokens, stop).await,
                 Err(error) => log::error!("stream {}: cannot listen: {error}", stream.config.name),
             }
             let _ = ended.send(());
         });
         inputs.push(ends);
     }
-    let pipelines = Arc::new(system.pipelines().to_vec());
-    let intakes = Arc::new(system.intakes().to_vec());
-    let shared = http::Shared { stats: system.stats(), pipelines, intakes };
+    let shared = http::Shared::new(&http_config, &system);
     let server = http::server(http_listener, shared).map_err(|source| StartError::Listen {
         what: "http".to_owned(),
         address: http,
@@ -378,9 +378,7 @@ impl StreamSender {
         self.lines.send(Sent::Sync(reply)).await.map_err(|_| Stopped)?;
         let position = position.await.map_err(|_| Stopped)?;
         let mut progress = self.progress.clone();
-        let done = |progress: &Progress| progress.durable >= position || progress.failed.is_some();
-        let progress = progress.wait_for(done).await.map_err(|_| Stopped)?;
-        if progress.durable >= position { Ok(()) } else { Err(Stopped) }
+        if durable(&mut progress, position).await { Ok(()) } else { Err(Stopped) }
     }
 }
 

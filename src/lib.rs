@@ -13,7 +13,7 @@
 //! | [`window`] | watermark, windows, aggregates: pure, no clock |
 //! | [`store`] | one transaction moves results, state, letters, account and checkpoint |
 //! | [`config`] | TOML in, a checked config or all its errors out |
-//! | [`http`] | health, stats, rows, orders to pipelines |
+//! | [`http`] | bodies of events; health, stats, rows, orders to pipelines; who may |
 //! | [`cli`] | the verbs |
 //!
 //! A file imports only from rooms below its own, or from its own room. [`Tidemill`] is the way in:

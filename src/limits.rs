@@ -40,10 +40,17 @@ pub const LINE_TIMEOUT_MS: u64 = 60_000;
 pub const REPLY_TIMEOUT_MS: u64 = 10_000;
 /// Bytes of an event that a log or a reason shows.
 pub const EXCERPT_BYTES_MAX: usize = 200;
+/// Bytes of an HTTP body, after inflation.
+pub const HTTP_BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of all HTTP bodies that are under way together.
+pub const HTTP_BODIES_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Time for a client to send a body.
+pub const HTTP_BODY_TIMEOUT_MS: u64 = 120_000;
 /// Outputs of one event over all its stages.
 pub const OUTPUTS_PER_EVENT_MAX: usize = 10_000;
 /// Rows that one answer holds.
 pub const RESULT_ROWS_MAX: usize = 10_000;
 
+const _: () = assert!(HTTP_BODY_BYTES_MAX < HTTP_BODIES_BYTES_MAX);
 const _: () = assert!(OVERLONG_LINE_KEPT_BYTES < BATCH_BYTES_MAX);
 const _: () = assert!(JSON_DEPTH_MAX <= 128, "parsers recurse this deep on a small stack");

@@ -45,7 +45,7 @@ fn every_config_of_the_readme_is_valid() {
 fn the_readme_s_first_rows_come_out() {
     let config = &blocks("toml")[0];
     let readme = std::fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
-    let lines: Vec<&str> = readme.split('\'').filter(|part| part.starts_with("{\"ts\"")).collect();
+    let lines: Vec<&str> = readme.split('\'').filter(|part| part.starts_with("{\"ts\"")).take(3).collect();
     assert_eq!(lines.len(), 3);
     let mill = Mill::new(&config.replace("127.0.0.1:7600", "127.0.0.1:0"));
     let daemon = mill.start();
@@ -58,6 +58,25 @@ fn the_readme_s_first_rows_come_out() {
     for path in ["┆ /  ", "┆ /sale"] {
         assert_eq!(row(&shown, path), row(&readme, path));
     }
+}
+
+/// The README's body over HTTP is answered as it says, but for the time it takes.
+#[test]
+fn the_readme_s_post_is_taken() {
+    let command = blocks("sh").into_iter().find(|block| block.starts_with("curl ")).unwrap();
+    let quoted: Vec<&str> = command.split('\'').skip(1).step_by(2).collect();
+    let [producer, from, body] = quoted[..] else { panic!("{command}") };
+    let mill = Mill::new(&blocks("toml")[0].replace("127.0.0.1:7600", "127.0.0.1:0"));
+    let daemon = mill.start();
+    daemon.send(b"{}\n{}\n{}\n");
+    let url = command.split_whitespace().last().unwrap().replace("127.0.0.1:7601", &daemon.http);
+    let request = [producer, from].iter().fold(ureq::post(url), |request, header| {
+        let (name, value) = header.split_once(": ").unwrap();
+        request.header(name, value)
+    });
+    let answer = request.send(body).unwrap().body_mut().read_to_string().unwrap();
+    let without_time = |answer: &str| answer.split(",\"processing_ms\":").next().unwrap().to_owned();
+    assert_eq!(without_time(&answer), without_time(&blocks("json")[0]));
 }
 
 /// Runs an example's config (its addresses changed to free ones) over its data; the rows of a query.

@@ -10,6 +10,7 @@ mod crash;
 mod determinism;
 mod embed;
 mod examples;
+mod http_ingest;
 mod main_job;
 mod million;
 mod operate;

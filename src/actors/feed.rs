@@ -7,7 +7,7 @@ use super::mailbox::Outlet;
 use super::messages::{FlushDue, FlushReason, Records};
 use super::recent::{Cursor, Next, Recent};
 use super::stats::{PipelineState, PipelineStats};
-use crate::event::{Batch, Decoded, Decoder, Position};
+use crate::event::{Batch, Decoded, Decoder, Position, PositionRange, behind_lines, piece_end};
 use crate::journal::{Block, Journal, JournalError, Payload, Reader};
 use crate::limits::BATCH_BYTES_MAX;
 use tokio::sync::watch;
@@ -72,17 +72,17 @@ impl Feed {
     /// Reads the journal until the recent batches have what follows. False where the stage has ended.
     async fn read_journal(&self, cursor: &Cursor) -> Result<bool, JournalError> {
         let mut progress = self.journal.progress();
-        let mut reader = self.journal.reader(cursor.position());
+        let mut source = Source { reader: self.journal.reader(cursor.position()), body: None };
         let mut position = cursor.position();
         loop {
             let (decoder, from) = (self.decoder.clone(), position);
             let read = tokio::task::spawn_blocking(move || {
-                let batches = read_some(&mut reader, &decoder, from);
-                (reader, batches)
+                let batches = source.read_some(&decoder, from);
+                (source, batches)
             });
             // It cannot be cancelled, and a panic of the decoder ends this feed as it would end any other.
             let Ok((again, batches)) = read.await else { return Ok(false) };
-            reader = again;
+            source = again;
             let batches = batches?;
             if batches.is_empty() {
                 // The batches that are to be read next are given out, but not written yet.
@@ -112,28 +112,95 @@ impl Feed {
     }
 }
 
-/// Blocks of about one batch's size, decoded. Those before `from` (a block is read whole) are left out.
-fn read_some(reader: &mut Reader, decoder: &Decoder, from: Position) -> Result<Vec<Arc<Batch>>, JournalError> {
-    let mut batches = Vec::new();
-    let mut bytes = 0;
-    while bytes < BATCH_BYTES_MAX {
-        let Some(block) = reader.next()? else { break };
-        if block.range.upto <= from {
-            continue;
-        }
-        let batch = cut(decode(block, decoder), from);
-        bytes += batch.decoded.bytes.len();
-        batches.push(Arc::new(batch));
-    }
-    Ok(batches)
+/// The journal, read by about one batch's size at a time.
+struct Source {
+    reader: Reader,
+    /// A body of which more is to be read.
+    body: Option<Body>,
 }
 
-/// A batch without its records up to a position: after a skip a pipeline may begin in the midst of one.
-fn cut(mut batch: Batch, from: Position) -> Batch {
-    let before = from.saturating_sub(batch.range.after);
-    batch.decoded.skip(before as usize);
-    batch.range.after += before;
-    batch
+/// A block of the journal.
+enum Opened {
+    /// As the batch it was.
+    Batch(Batch),
+    /// To be read in pieces.
+    Body(Body),
+}
+
+/// The rest of an HTTP body: its block may hold far more than a batch, and memory shall not depend on it.
+struct Body {
+    block: Block,
+    lines: Arc<Vec<u8>>,
+    max_line: usize,
+    /// Bytes that were read.
+    at: usize,
+}
+
+impl Source {
+    /// The batches behind `from`, which may lie within a block.
+    fn read_some(&mut self, decoder: &Decoder, mut from: Position) -> Result<Vec<Arc<Batch>>, JournalError> {
+        let mut batches = Vec::new();
+        let mut bytes = 0;
+        while bytes < BATCH_BYTES_MAX {
+            let batch = match self.body.take() {
+                Some(mut body) => body.piece(decoder, from).inspect(|_| self.body = Some(body)),
+                None => match self.reader.next()? {
+                    None => break,
+                    Some(block) if block.range.upto <= from => None,
+                    Some(block) => match open(block, decoder, from) {
+                        Opened::Batch(batch) => Some(batch),
+                        Opened::Body(body) => {
+                            self.body = Some(body);
+                            None
+                        }
+                    },
+                },
+            };
+            if let Some(batch) = batch {
+                bytes += batch.decoded.bytes.len();
+                from = batch.range.upto;
+                batches.push(Arc::new(batch));
+            }
+        }
+        Ok(batches)
+    }
+}
+
+/// A block without its records up to a position: after a skip a pipeline may begin in the midst of one.
+fn open(block: Block, decoder: &Decoder, from: Position) -> Opened {
+    let before = from.saturating_sub(block.range.after);
+    let (mut decoded, silence_ms, overlong) = match &block.payload {
+        Payload::Lines(bytes) => (decoder.decode(bytes.clone()), None, None),
+        Payload::Overlong { head, len } => (decoder.overlong(head.clone(), *len), None, Some(*len)),
+        Payload::Tick { silence_ms } => (Decoded::default(), Some(*silence_ms), None),
+        Payload::Body { lines, max_line } => {
+            let at = behind_lines(lines, before);
+            let (lines, max_line) = (lines.clone(), usize::try_from(*max_line).unwrap_or(usize::MAX));
+            return Opened::Body(Body { block, lines, max_line, at });
+        }
+    };
+    let Block { mut range, ingest_time, origin, .. } = block;
+    decoded.skip(before as usize);
+    range.after += before;
+    Opened::Batch(Batch { range, ingest_time, decoded, origin, silence_ms, overlong })
+}
+
+impl Body {
+    /// The next lines, which begin behind `from`; `None` at the end.
+    fn piece(&mut self, decoder: &Decoder, from: Position) -> Option<Batch> {
+        while self.at < self.lines.len() {
+            let end = piece_end(&self.lines, self.at, BATCH_BYTES_MAX);
+            let bytes = Arc::new(self.lines[self.at..end].to_vec());
+            self.at = end;
+            let decoded = decoder.decode_within(bytes, self.max_line);
+            if !decoded.is_empty() {
+                let range = PositionRange::behind(from, decoded.len() as u64);
+                let (ingest_time, origin) = (self.block.ingest_time, self.block.origin.clone());
+                return Some(Batch { range, ingest_time, decoded, origin, silence_ms: None, overlong: None });
+            }
+        }
+        None
+    }
 }
 
 /// The events of a stream up to a position: by the journal's count at the end of the block that holds the record, less
@@ -141,18 +208,17 @@ fn cut(mut batch: Batch, from: Position) -> Batch {
 pub fn events_upto(journal: &Journal, decoder: &Decoder, position: Position) -> Result<u64, JournalError> {
     let first = journal.progress().borrow().first;
     let block = journal.block_at(position.max(first))?;
-    let events = block.events;
-    let behind = cut(decode(block, decoder), position).decoded;
-    Ok(events - (behind.len() - behind.bad.len()) as u64)
-}
-
-/// A block of the journal, as the batch it was.
-fn decode(block: Block, decoder: &Decoder) -> Batch {
-    let Block { range, ingest_time, origin, payload, .. } = block;
-    let (decoded, silence_ms, overlong) = match payload {
-        Payload::Lines(bytes) => (decoder.decode(bytes), None, None),
-        Payload::Overlong { head, len } => (decoder.overlong(head, len), None, Some(len)),
-        Payload::Tick { silence_ms } => (Decoded::default(), Some(silence_ms), None),
-    };
-    Batch { range, ingest_time, decoded, origin, silence_ms, overlong }
+    let (events, mut from) = (block.events, position.max(block.range.after));
+    let of = |batch: &Batch| (batch.decoded.len() - batch.decoded.bad.len()) as u64;
+    let mut behind = 0;
+    match open(block, decoder, from) {
+        Opened::Batch(batch) => behind += of(&batch),
+        Opened::Body(mut body) => {
+            while let Some(batch) = body.piece(decoder, from) {
+                behind += of(&batch);
+                from = batch.range.upto;
+            }
+        }
+    }
+    Ok(events - behind)
 }

@@ -1,5 +1,5 @@
-//! Ingest, one a stream. Owns the order of records, the next position and the producers' numbers. Takes lines, claims,
-//! syncs and ticks; sends blocks to the journal and batches to the recent ones, where the pipelines' feeds find them.
+//! Ingest, one a stream. Owns the order of records, the next position and the producers' numbers. Takes lines, bodies,
+//! claims, syncs and ticks; sends blocks to the journal and batches to the recent ones, where the pipelines' feeds find them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use actix::{Actor, ActorFutureExt, AtomicResponse, Context, Handler, WrapFuture}
 use tokio::sync::Notify;
 
 use super::mailbox::{Inlet, Parcel};
-use super::messages::{Claim, Claimed, Lines, Sync, Tick};
+use super::messages::{Body, Claim, Claimed, Lines, Sync, Taken, Tick};
 use super::recent::Recent;
 use super::stats::{ActorStats, StreamStats};
 use crate::clock::Clock;
@@ -29,6 +29,13 @@ struct Known {
     producer: Producer,
     session: u64,
     replaced: Option<Arc<Notify>>,
+}
+
+/// Where pipelines find what was taken.
+enum Passed {
+    Batches(Vec<Arc<Batch>>),
+    /// Up to there, only in the journal.
+    Journal(Position),
 }
 
 /// See the module's documentation.
@@ -97,13 +104,7 @@ impl Ingest {
             known.producer = Producer { number: known.producer.number + count, seen: ingest_time };
             producer_number = known.producer.number;
         }
-        let range = PositionRange::behind(self.position, count);
-        self.position = range.upto;
-        self.events += count - rejected;
-        self.stream.last_line.store(range.upto, Ordering::Relaxed);
-        self.stream.lines.fetch_add(count, Ordering::Relaxed);
-        self.stream.rejected.fetch_add(rejected, Ordering::Relaxed);
-        self.stream.bytes.fetch_add(lines.decoded.bytes.len() as u64, Ordering::Relaxed);
+        let range = self.count(count, rejected, lines.decoded.bytes.len());
         let bytes = lines.decoded.bytes.clone();
         let payload = match lines.overlong {
             Some(len) => Payload::Overlong { head: bytes, len },
@@ -114,6 +115,115 @@ impl Ingest {
         self.journal.append(block, credit);
         let (decoded, overlong) = (lines.decoded, lines.overlong);
         Some(Arc::new(Batch { range, ingest_time, decoded, origin, silence_ms: None, overlong }))
+    }
+
+    /// The next positions, for so many lines.
+    fn count(&mut self, lines: u64, rejected: u64, bytes: usize) -> PositionRange {
+        let range = PositionRange::behind(self.position, lines);
+        self.position = range.upto;
+        self.events += lines - rejected;
+        self.stream.last_line.store(range.upto, Ordering::Relaxed);
+        self.stream.lines.fetch_add(lines, Ordering::Relaxed);
+        self.stream.rejected.fetch_add(rejected, Ordering::Relaxed);
+        self.stream.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        range
+    }
+
+    /// Takes a body whole or not at all; gives its batches, where they are to be had.
+    fn body(&mut self, body: Body, credit: Box<dyn Send>) -> Passed {
+        let Body { origin, first, bytes, max_line, lines, rejected, pieces, reply } = body;
+        let ingest_time = self.stamp();
+        let mut producer_number = 0;
+        let taken = 'taken: {
+            let Some(name) = &origin.producer else { break 'taken Taken::All(self.position + lines) };
+            let number = self.producers.get(name).map_or(0, |known| known.producer.number);
+            if first.is_some_and(|first| first != number + 1) {
+                break 'taken Taken::NotNext(Claimed { number, position: self.position });
+            }
+            if lines > 0 {
+                let Some(known) = self.known(name, ingest_time) else { break 'taken Taken::TooManyProducers };
+                // A connection of this name would go on from a number that is no longer right.
+                known.session = 0;
+                if let Some(replaced) = known.replaced.take() {
+                    replaced.notify_one();
+                }
+                producer_number = number + lines;
+                known.producer = Producer { number: producer_number, seen: ingest_time };
+            }
+            Taken::All(self.position + lines)
+        };
+        // The client may have gone meanwhile.
+        let _ = reply.send(taken);
+        if lines == 0 || !matches!(taken, Taken::All(_)) {
+            return Passed::Batches(Vec::new());
+        }
+        let range = self.count(lines, rejected, bytes.len());
+        let payload = Payload::Body { lines: bytes, max_line: max_line as u64 };
+        let block = Block { range, ingest_time, events: self.events, origin: origin.clone(), producer_number, payload };
+        self.journal.append(block, credit);
+        let Some(pieces) = pieces else { return Passed::Journal(range.upto) };
+        let mut after = range.after;
+        let batch = |decoded: Decoded| {
+            let range = PositionRange::behind(after, decoded.len() as u64);
+            after = range.upto;
+            let origin = origin.clone();
+            Arc::new(Batch { range, ingest_time, decoded, origin, silence_ms: None, overlong: None })
+        };
+        Passed::Batches(pieces.into_iter().map(batch).collect())
+    }
+
+    /// The producer of this name, which is remembered from now on; `None` where there are too many.
+    fn known(&mut self, name: &Arc<str>, now: i64) -> Option<&mut Known> {
+        if !self.producers.contains_key(name) {
+            if self.producers.len() >= PRODUCERS_MAX {
+                self.producers.retain(|_, known| {
+                    known.replaced.is_some() || now - known.producer.seen < PRODUCER_FORGOTTEN_AFTER_MS
+                });
+            }
+            if self.producers.len() >= PRODUCERS_MAX {
+                return None;
+            }
+            let producer = Producer { number: 0, seen: now };
+            self.producers.insert(name.clone(), Known { producer, session: 0, replaced: None });
+            self.stream.producers.store(self.producers.len() as u64, Ordering::Relaxed);
+        }
+        self.producers.get_mut(name)
+    }
+
+    /// Hands on what was taken, once pipelines that keep up have room for it.
+    fn push(&self, passed: Passed) -> impl Future<Output = Duration> + use<> {
+        let (recent, clock, stats, mut left) =
+            (self.recent.clone(), self.clock.clone(), self.stats.clone(), self.patience);
+        async move {
+            let batches = match passed {
+                Passed::Batches(batches) => batches,
+                Passed::Journal(upto) => {
+                    recent.pass(upto);
+                    return left;
+                }
+            };
+            for batch in batches {
+                if recent.would_leave_behind() && !left.is_zero() {
+                    stats.blocked(true);
+                    let began = clock.elapsed();
+                    let caught_up = async {
+                        while recent.would_leave_behind() {
+                            recent.moved().await;
+                        }
+                    };
+                    tokio::select! {
+                        () = caught_up => {}
+                        () = clock.sleep(left) => {}
+                    }
+                    left = left.saturating_sub(clock.elapsed().saturating_sub(began));
+                    stats.blocked(false);
+                }
+                let passed = batch.decoded.bytes.len() as f64 / (1024.0 * 1024.0);
+                recent.push(batch);
+                left = (left + PATIENCE_PER_MIB.mul_f64(passed)).min(PATIENCE_MAX);
+            }
+            left
+        }
     }
 
     fn tick(&mut self, silence_ms: u32, credit: Box<dyn Send>) {
@@ -132,22 +242,14 @@ impl Ingest {
     fn claim(&mut self, claim: Claim) {
         let Some(name) = claim.source.origin.producer.clone() else { return };
         let now = self.stamp();
-        if !self.producers.contains_key(&name) && self.producers.len() >= PRODUCERS_MAX {
-            self.producers
-                .retain(|_, known| known.replaced.is_some() || now - known.producer.seen < PRODUCER_FORGOTTEN_AFTER_MS);
-        }
-        let claimed = if self.producers.contains_key(&name) || self.producers.len() < PRODUCERS_MAX {
-            let producer = Producer { number: 0, seen: now };
-            let known = self.producers.entry(name).or_insert(Known { producer, session: 0, replaced: None });
+        let position = self.position;
+        let claimed = self.known(&name, now).map(|known| {
             known.session = claim.source.session;
             if let Some(replaced) = known.replaced.replace(claim.replaced) {
                 replaced.notify_one();
             }
-            Some(Claimed { number: known.producer.number, position: self.position })
-        } else {
-            None
-        };
-        self.stream.producers.store(self.producers.len() as u64, Ordering::Relaxed);
+            Claimed { number: known.producer.number, position }
+        });
         // The connection may have ended meanwhile.
         let _ = claim.reply.send(claimed);
     }
@@ -170,30 +272,20 @@ impl Handler<Parcel<Lines>> for Ingest {
         let count = parcel.message.decoded.len() as u64;
         let batch = self.take(parcel.message, Box::new(parcel.credit));
         self.stats.handled(count, self.clock.elapsed().saturating_sub(began));
-        let (recent, clock, stats, patience) =
-            (self.recent.clone(), self.clock.clone(), self.stats.clone(), self.patience);
-        let push = async move {
-            let mut left = patience;
-            let Some(batch) = batch else { return left };
-            if recent.would_leave_behind() && !left.is_zero() {
-                stats.blocked(true);
-                let began = clock.elapsed();
-                let caught_up = async {
-                    while recent.would_leave_behind() {
-                        recent.moved().await;
-                    }
-                };
-                tokio::select! {
-                    () = caught_up => {}
-                    () = clock.sleep(left) => {}
-                }
-                left = left.saturating_sub(clock.elapsed().saturating_sub(began));
-                stats.blocked(false);
-            }
-            let passed = batch.decoded.bytes.len() as f64 / (1024.0 * 1024.0);
-            recent.push(batch);
-            (left + PATIENCE_PER_MIB.mul_f64(passed)).min(PATIENCE_MAX)
-        };
+        let push = self.push(Passed::Batches(batch.into_iter().collect()));
+        AtomicResponse::new(Box::pin(push.into_actor(self).map(|patience, ingest, _| ingest.patience = patience)))
+    }
+}
+
+impl Handler<Parcel<Body>> for Ingest {
+    type Result = AtomicResponse<Self, ()>;
+
+    fn handle(&mut self, parcel: Parcel<Body>, _: &mut Context<Self>) -> Self::Result {
+        let began = self.clock.elapsed();
+        let count = parcel.message.lines;
+        let passed = self.body(parcel.message, Box::new(parcel.credit));
+        self.stats.handled(count, self.clock.elapsed().saturating_sub(began));
+        let push = self.push(passed);
         AtomicResponse::new(Box::pin(push.into_actor(self).map(|patience, ingest, _| ingest.patience = patience)))
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::{Actor, Addr, Context, Handler, Message, Recipient};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 use crate::clock::Clock;
 
@@ -94,6 +94,17 @@ impl Gauge {
 #[error("the actor has ended")]
 pub struct Closed;
 
+/// Why a message that does not wait was not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NotSent {
+    /// There is no room for it now.
+    #[error("the mailbox is full")]
+    Full,
+    /// The actor has ended.
+    #[error("the actor has ended")]
+    Closed,
+}
+
 /// The sending side of a mailbox.
 pub struct Outlet<M: Weighed + Send + 'static> {
     to: Recipient<Parcel<M>>,
@@ -121,16 +132,31 @@ impl<M: Weighed + Send + 'static> Outlet<M> {
     /// # Errors
     /// Where the actor has ended.
     pub async fn send(&self, message: M) -> Result<(), Closed> {
-        let bytes = message.weight().max(MESSAGE_BYTES_MIN).min(self.gauge.capacity);
-        // A mailbox has far less than 4 GiB, so that the number fits.
-        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let permits = self.permits(&message);
         let permit = match self.gauge.credit.clone().try_acquire_many_owned(permits) {
             Ok(permit) => permit,
             Err(_) => self.wait(permits).await?,
         };
-        self.gauge.messages.fetch_add(1, Ordering::Relaxed);
-        let credit = Credit { _permit: permit, gauge: self.gauge.clone() };
-        self.put(Parcel { message, credit })
+        self.put(message, permit)
+    }
+
+    /// Puts a message in if there is room for its bytes right now.
+    ///
+    /// # Errors
+    /// Where there is none, or the actor has ended.
+    pub fn send_now(&self, message: M) -> Result<(), NotSent> {
+        let permits = self.permits(&message);
+        let permit = self.gauge.credit.clone().try_acquire_many_owned(permits).map_err(|error| match error {
+            TryAcquireError::NoPermits => NotSent::Full,
+            TryAcquireError::Closed => NotSent::Closed,
+        })?;
+        self.put(message, permit).map_err(|_| NotSent::Closed)
+    }
+
+    fn permits(&self, message: &M) -> u32 {
+        let bytes = message.weight().max(MESSAGE_BYTES_MIN).min(self.gauge.capacity);
+        // A mailbox has far less than 4 GiB, so that the number fits.
+        u32::try_from(bytes).unwrap_or(u32::MAX)
     }
 
     async fn wait(&self, permits: u32) -> Result<OwnedSemaphorePermit, Closed> {
@@ -143,11 +169,13 @@ impl<M: Weighed + Send + 'static> Outlet<M> {
     }
 
     #[expect(clippy::disallowed_methods, reason = "the one place that sends: credit was taken before")]
-    fn put(&self, parcel: Parcel<M>) -> Result<(), Closed> {
+    fn put(&self, message: M, permit: OwnedSemaphorePermit) -> Result<(), Closed> {
         if !self.to.connected() {
             return Err(Closed);
         }
-        self.to.do_send(parcel);
+        self.gauge.messages.fetch_add(1, Ordering::Relaxed);
+        let credit = Credit { _permit: permit, gauge: self.gauge.clone() };
+        self.to.do_send(Parcel { message, credit });
         Ok(())
     }
 }

@@ -60,6 +60,38 @@ pub struct Claimed {
     pub position: Position,
 }
 
+/// HTTP → Ingest: the lines of one body, which are one block of the journal.
+#[derive(Debug)]
+pub struct Body {
+    /// Who sent it.
+    pub origin: Origin,
+    /// The number of its first line, where its producer says it.
+    pub first: Option<u64>,
+    /// The lines as they came.
+    pub bytes: Arc<Vec<u8>>,
+    /// Bytes of a line; longer ones are among the rejected.
+    pub max_line: usize,
+    /// How many lines there are, rejected ones included.
+    pub lines: u64,
+    /// How many of them are no events.
+    pub rejected: u64,
+    /// All of them, decoded in pieces; `None` where that would hold too much: then pipelines read them from the journal.
+    pub pieces: Option<Vec<Decoded>>,
+    /// What became of it.
+    pub reply: oneshot::Sender<Taken>,
+}
+
+/// What became of a body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Taken {
+    /// All of its lines are at or before this position.
+    All(Position),
+    /// Nothing was taken: its first line does not follow the producer's last.
+    NotNext(Claimed),
+    /// Nothing was taken: the stream remembers too many producers.
+    TooManyProducers,
+}
+
 /// Ticker → Ingest: so much silence has passed.
 #[derive(Debug)]
 pub struct Tick {
@@ -176,6 +208,12 @@ pub struct Outcome {
 impl Weighed for Lines {
     fn weight(&self) -> usize {
         self.decoded.weight()
+    }
+}
+
+impl Weighed for Body {
+    fn weight(&self) -> usize {
+        self.bytes.capacity() + self.pieces.iter().flatten().map(Decoded::weight).sum::<usize>()
     }
 }
 

@@ -21,8 +21,9 @@ mod system;
 pub(crate) mod tests;
 mod window;
 
-pub use mailbox::{Closed, Outlet};
-pub use messages::{Claim, Claimed, Lines, Source, Sync};
+pub use mailbox::{Closed, NotSent, Outlet};
+pub use messages::{Body, Claim, Claimed, Lines, Source, Sync, Taken};
 pub use orders::{OrderError, SkipTo, Standing, Verb};
+pub use recent::KEPT_BYTES;
 pub use stats::{PipelineState, StatsRegistry, StreamStats};
 pub use system::{PipelineHandle, StreamHandle, System, SystemError, SystemOptions, memory_bytes};

@@ -77,6 +77,12 @@ impl Recent {
         self.head.send_replace(upto);
     }
 
+    /// Goes on behind records that are only in the journal: whoever wants them reads them there.
+    pub fn pass(&self, upto: Position) {
+        self.inner.lock().upto = upto;
+        self.head.send_replace(upto);
+    }
+
     /// Whether a push would take away what a reader that keeps up has not read.
     pub fn would_leave_behind(&self) -> bool {
         let mut inner = self.inner.lock();
@@ -167,6 +173,23 @@ mod tests {
         recent.advance(&cursor, 2);
         assert!(matches!(recent.next(&cursor), Next::Batch(b) if b.range.upto == 3));
         assert!(matches!(recent.next(&cursor), Next::Head));
+    }
+
+    #[test]
+    fn records_that_were_passed_are_read_from_the_journal() {
+        let recent = Recent::new(0);
+        let cursor = recent.cursor(0);
+        recent.push(batch(0, 10));
+        recent.pass(5);
+        recent.push(batch(5, 10));
+        assert!(matches!(recent.next(&cursor), Next::Batch(b) if b.range.upto == 1));
+        for position in 1..5 {
+            recent.advance(&cursor, position);
+            assert!(matches!(recent.next(&cursor), Next::Gone), "{position}");
+        }
+        recent.advance(&cursor, 5);
+        assert!(matches!(recent.next(&cursor), Next::Batch(b) if b.range.upto == 6));
+        assert_eq!(*recent.head().borrow(), 6);
     }
 
     #[test]

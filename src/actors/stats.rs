@@ -313,6 +313,11 @@ impl StatsRegistry {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    /// Whether the daemon stops: it takes nothing any more.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
     /// Once a second: shares and rates.
     pub fn sample(&self, passed: Duration) {
         let passed_us = passed.as_micros().max(1) as u64;

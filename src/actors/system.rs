@@ -20,7 +20,7 @@ use super::flush::Commits;
 use super::generation::mailbox_bytes;
 use super::ingest::Ingest;
 use super::mailbox::{Gauge, Inlet, Outlet};
-use super::messages::{Claim, Lines, Sync, Tick};
+use super::messages::{Body, Claim, Lines, Sync, Tick};
 use super::orders::{Order, OrderError, Orders, Standing, Verb};
 use super::pipeline::Pipeline;
 use super::recent::Recent;
@@ -29,11 +29,14 @@ use crate::clock::Clock;
 use crate::config::{Config, Durability, PipelineConfig, SlotSource, StageConfig, StreamConfig};
 use crate::event::{Decoder, Fields, Position};
 use crate::journal::{Journal, JournalError, JournalOptions, SyncFile, lock_dir};
+use crate::limits::HTTP_BODY_BYTES_MAX;
 use crate::pipeline::{IntakeResults, Results, StageRegistry};
 use crate::store::{Definition, Query, ResultRows, Store, StoreError};
 
 /// Bytes of lines in front of Ingest.
 const INGEST_MAILBOX: usize = 8 * 1024 * 1024;
+/// Bytes of HTTP bodies in front of Ingest: two of the greatest.
+const BODY_MAILBOX: usize = 2 * (HTTP_BODY_BYTES_MAX + super::recent::KEPT_BYTES);
 const CONTROL_MAILBOX: usize = 1024 * 1024;
 /// How often silence is looked for, and shares and rates are computed.
 const TICK: Duration = Duration::from_secs(1);
@@ -91,6 +94,8 @@ pub struct StreamHandle {
     pub config: Arc<StreamConfig>,
     /// Where lines go.
     pub lines: Outlet<Lines>,
+    /// Where HTTP bodies go.
+    pub bodies: Outlet<Body>,
     /// Where questions about their end go.
     pub sync: Outlet<Sync>,
     /// Where producers name themselves.
@@ -294,19 +299,20 @@ impl System {
         recent: &Arc<Recent>,
         fields: &Arc<Fields>,
     ) -> StreamHandle {
-        let gauges = [INGEST_MAILBOX, CONTROL_MAILBOX, CONTROL_MAILBOX, CONTROL_MAILBOX].map(Gauge::new);
+        let gauges = [INGEST_MAILBOX, BODY_MAILBOX, CONTROL_MAILBOX, CONTROL_MAILBOX, CONTROL_MAILBOX].map(Gauge::new);
         let stream = self.stats.stream(config.name.clone(), journal, recent.head(), config.journal_limit_bytes);
         let actor = self.stats.actor("ingest", config.name.clone(), gauges.to_vec());
         let inlets = gauges.iter().map(Inlet::of).collect();
         let arbiter = self.arbiters[0].handle();
         let ingest = Ingest::new(journal.clone(), recent.clone(), self.clock.clone(), stream.clone(), actor, inlets);
         let ingest = Ingest::start_in_arbiter(&arbiter, move |_| ingest);
-        let [lines, sync, claim, tick] = &gauges;
+        let [lines, bodies, sync, claim, tick] = &gauges;
         let tick: Outlet<Tick> = Outlet::new(&ingest, tick, &self.clock);
         actix::spawn(ticks(self.clock.clone(), stream.clone(), self.stats.clone(), tick));
         StreamHandle {
             config: Arc::new(config.clone()),
             lines: Outlet::new(&ingest, lines, &self.clock),
+            bodies: Outlet::new(&ingest, bodies, &self.clock),
             sync: Outlet::new(&ingest, sync, &self.clock),
             claim: Outlet::new(&ingest, claim, &self.clock),
             decoder: Decoder::new(fields.clone()),
@@ -376,7 +382,8 @@ fn journal_options(config: &Config, stream: &StreamConfig, sync: &SyncFile) -> J
 
 /// Bytes that the mailboxes and recent batches of a config hold at most.
 pub fn memory_bytes(config: &Config, windows: usize) -> u64 {
-    let streams = config.streams.len() * (INGEST_MAILBOX + 3 * CONTROL_MAILBOX + super::recent::KEPT_BYTES);
+    let streams =
+        config.streams.len() * (INGEST_MAILBOX + BODY_MAILBOX + 3 * CONTROL_MAILBOX + super::recent::KEPT_BYTES);
     let intakes = config.streams.len() * mailbox_bytes(0);
     (streams + intakes + config.pipelines.len() * mailbox_bytes(windows)) as u64
 }

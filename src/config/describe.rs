@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use serde_json::Value;
 
 use super::pipeline::unit_name;
-use super::{Config, Durability, PipelineConfig, StoreUrl, StreamConfig};
-use crate::limits::CONNECTION_BUFFERS_BYTES_MAX;
+use super::{Config, Durability, PipelineConfig, StoreUrl, StreamConfig, Tokens};
+use crate::limits::{CONNECTION_BUFFERS_BYTES_MAX, HTTP_BODIES_BYTES_MAX};
 use crate::units::{format_duration, format_size};
 use crate::window::{LatePolicy, WindowSpec};
 
@@ -25,7 +25,11 @@ pub fn describe(config: &Config, mailbox_bytes: u64) -> String {
     out.duration("flush_every", config.store.flush_every_ms);
     out.line("migrate", config.store.migrate.to_string());
     out.head("[http]");
-    out.line("listen", address(config.http_listen));
+    out.line("listen", address(config.http.listen));
+    out.tokens("token", &config.http.tokens);
+    out.tokens("read_token", &config.http.read_tokens);
+    let hosts: Vec<_> = config.http.hosts.iter().map(|host| quoted(host)).collect();
+    out.line("hosts", format!("[{}]", hosts.join(", ")));
     for stream in &config.streams {
         describe_stream(&mut out, stream);
     }
@@ -57,6 +61,15 @@ impl Writer {
         self.line(key, quoted(&format_duration(ms)));
     }
 
+    /// Whether there are tokens, and how many: no more is known of them here.
+    fn tokens(&mut self, key: &str, tokens: &Tokens) {
+        match tokens.len() {
+            0 => {}
+            1 => self.line(key, quoted("***")),
+            count => self.line(key, format!("[{}]", vec![quoted("***"); count].join(", "))),
+        }
+    }
+
     fn size(&mut self, key: &str, bytes: u64) {
         self.line(key, quoted(&format_size(bytes)));
     }
@@ -68,14 +81,11 @@ fn describe_stream(out: &mut Writer, stream: &StreamConfig) {
         out.line("tcp", address(tcp));
     }
     out.line("format", quoted("ndjson"));
-    match stream.tokens.len() {
-        0 => {
-            // Without a token, only a stream that says so is beyond loopback.
-            let open = stream.tcp.is_some_and(|tcp| !tcp.ip().is_loopback());
-            out.line("open", open.to_string());
-        }
-        1 => out.line("token", quoted("***")),
-        count => out.line("token", format!("[{}]", vec![quoted("***"); count].join(", "))),
+    out.tokens("token", &stream.tokens);
+    if stream.tokens.is_empty() {
+        // Without a token, only a stream that says so is beyond loopback.
+        let open = stream.tcp.is_some_and(|tcp| !tcp.ip().is_loopback());
+        out.line("open", open.to_string());
     }
     let durability = match stream.durability {
         Durability::Fsync => "fsync",
@@ -131,14 +141,16 @@ fn describe_pipeline(out: &mut Writer, pipeline: &PipelineConfig) {
 
 fn describe_memory(out: &mut Writer, streams: u64, mailbox_bytes: u64) {
     let buffers = CONNECTION_BUFFERS_BYTES_MAX as u64;
-    let sum = mailbox_bytes + streams * buffers;
+    let bodies = HTTP_BODIES_BYTES_MAX as u64;
+    let sum = mailbox_bytes + streams * buffers + bodies;
     // Writing to a string cannot fail.
     let _ = writeln!(
         out.0,
-        "\n# memory limits: mailboxes {} + connection buffers {} times {streams} (streams) = {}\n\
+        "\n# memory limits: mailboxes {} + connection buffers {} times {streams} (streams) + HTTP bodies {} = {}\n\
          # besides them, the state of open windows: it grows with the groups that the data has",
         format_size(mailbox_bytes),
         format_size(buffers),
+        format_size(bodies),
         format_size(sum),
     );
 }

@@ -88,15 +88,14 @@ fn is_in_brackets(error: &toml::de::Error) -> bool {
 fn read_config(mut root: Section<'_>) -> Config {
     let (data_dir, min_free_bytes) = read_data(&mut root);
     let store = read_store(&mut root, &data_dir);
-    let http = read_http(&mut root);
+    let (http, http_listener) = read_http(&mut root);
     let mut streams = read_streams(&mut root);
     let pipelines = read_pipelines(&mut root, &streams);
     root.later(&LATER);
-    let http_listen = http.address;
     let listeners: Vec<_> =
-        std::iter::once(http).chain(streams.iter_mut().filter_map(|stream| stream.listener.take())).collect();
+        std::iter::once(http_listener).chain(streams.iter_mut().filter_map(|stream| stream.listener.take())).collect();
     check_clashes(root.context, &listeners);
     root.finish();
     let streams = streams.into_iter().map(|stream| stream.config).collect();
-    Config { data_dir, min_free_bytes, store, http_listen, streams, pipelines }
+    Config { data_dir, min_free_bytes, store, http, streams, pipelines }
 }

@@ -18,6 +18,7 @@ mod store_url;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -29,6 +30,7 @@ use crate::window::{AggregateKind, LatePolicy, WatermarkSpec, WindowSpec};
 pub use describe::describe;
 pub use load::{load, parse};
 pub use report::{Diagnostic, Report};
+pub use tokens::Tokens;
 
 /// A config that was checked as a whole.
 #[derive(Clone, Debug)]
@@ -39,8 +41,8 @@ pub struct Config {
     pub min_free_bytes: u64,
     /// Where results go.
     pub store: StoreConfig,
-    /// Where stats are.
-    pub http_listen: SocketAddr,
+    /// API and stats.
+    pub http: HttpConfig,
     /// In the order of the file.
     pub streams: Vec<StreamConfig>,
     /// In the order of the file.
@@ -104,6 +106,26 @@ pub enum PostgresTls {
     },
 }
 
+/// `[http]`
+#[derive(Clone, Debug)]
+pub struct HttpConfig {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Tokens that may do everything; empty where none is wanted.
+    pub tokens: Tokens,
+    /// Tokens that may read.
+    pub read_tokens: Tokens,
+    /// Names by which it may be called, besides its address and localhost; in small letters, some with a port.
+    pub hosts: Vec<String>,
+}
+
+impl HttpConfig {
+    /// Tokens of which a client of a stream's TCP listener must send one: the stream's, or one that may do everything.
+    pub fn tokens_of(&self, stream: &StreamConfig) -> Tokens {
+        if stream.tokens.is_empty() { Tokens::default() } else { stream.tokens.and(&self.tokens) }
+    }
+}
+
 /// What an acknowledged line survives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Durability {
@@ -120,8 +142,8 @@ pub struct StreamConfig {
     pub name: String,
     /// Where its lines arrive.
     pub tcp: Option<SocketAddr>,
-    /// Tokens of which a client must send one; empty where none is wanted.
-    pub tokens: Vec<String>,
+    /// Tokens that may put events into it; empty where none is wanted.
+    pub tokens: Tokens,
     /// What an acknowledged line survives.
     pub durability: Durability,
     /// At this size producers are held.

@@ -8,7 +8,8 @@ use super::names::matches_pattern;
 use super::reader::{Section, Setting};
 use super::report::Mistake;
 use super::store_url::{STORE_URL, read_store_url};
-use super::{StoreConfig, StoreUrl};
+use super::tokens::{Tokens, read_tokens};
+use super::{HttpConfig, StoreConfig, StoreUrl};
 
 const DATA_DIR: &str = "data";
 const MIN_FREE_BYTES: u64 = 256 << 20;
@@ -87,24 +88,53 @@ pub(super) fn read_secret_file(setting: &Setting<'_>) -> Option<String> {
 }
 
 /// `[http]`
-pub(super) fn read_http(root: &mut Section<'_>) -> Listener {
+pub(super) fn read_http(root: &mut Section<'_>) -> (HttpConfig, Listener) {
+    let mut http = HttpConfig {
+        listen: HTTP_LISTEN,
+        tokens: Tokens::default(),
+        read_tokens: Tokens::default(),
+        hosts: Vec::new(),
+    };
     let default = Listener { address: HTTP_LISTEN, path: "http.listen".to_owned(), span: None };
     let Some(mut section) = root.take("http").and_then(|setting| setting.section("a table: [http]")) else {
-        return default;
+        return (http, default);
     };
-    let listen = section.take("listen").and_then(|setting| {
-        let listener = read_address(&setting)?;
-        if !listener.address.ip().is_loopback() {
-            let message = format!("`http.listen` is beyond loopback ({}), which needs a token", listener.address.ip());
-            let mistake =
-                Mistake::at(setting.span(), message).expected("a loopback address, such as \"127.0.0.1:7601\"");
-            setting
-                .context
-                .note(mistake.help("tokens for HTTP are not available yet: put a proxy that asks for one before it"));
-        }
-        Some(listener)
-    });
-    section.later(&["token", "token_file", "read_token", "read_token_file", "hosts"]);
+    let listen = section.take("listen").and_then(|setting| read_address(&setting));
+    let (tokens, given) = read_tokens(&mut section, "token", "token_file");
+    let (readers, read_given) = read_tokens(&mut section, "read_token", "read_token_file");
+    if let (None, Some(read)) = (&given, read_given) {
+        let message =
+            format!("`{}` without `http.token`: who may only read is told from who may do everything", read.path);
+        let mistake = Mistake::at(read.span(), message).expected("a `token` beside it");
+        section.context.note(mistake.help("add `token = \"${NAME}\""));
+    }
+    if let (None, Some(Listener { address, span: Some(span), .. })) = (&given, &listen)
+        && !address.ip().is_loopback()
+    {
+        let message = format!("`http.listen` is beyond loopback ({}), which needs a token", address.ip());
+        let mistake = Mistake::at(span.clone(), message).expected("a loopback address, or a `token` beside it");
+        section.context.note(mistake.help("add `token = \"${NAME}\"`, and set the environment variable NAME"));
+    }
+    if let Some(hosts) = section.take("hosts") {
+        http.hosts = hosts.list(HOSTS).unwrap_or_default().iter().filter_map(read_host).collect();
+    }
     section.finish();
-    listen.unwrap_or(default)
+    let listener = listen.unwrap_or(default);
+    (http.listen, http.tokens, http.read_tokens) = (listener.address, tokens, readers);
+    (http, listener)
+}
+
+const HOSTS: &str = "a list of names such as [\"mill.example.org\"]";
+
+/// One of `hosts`: a name or an address, with or without a port.
+fn read_host(setting: &Setting<'_>) -> Option<String> {
+    let host = setting.text(HOSTS)?.value.trim().to_ascii_lowercase();
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:[]".contains(&byte);
+    if host.is_empty() || !host.bytes().all(is_part) {
+        let message = format!("`{}` is no name of a host: `{host}`", setting.path);
+        let mistake = Mistake::at(setting.span(), message).expected("a name such as \"mill.example.org\"");
+        setting.context.note(mistake.help("without `https://`, without a path; each name is given in full"));
+        return None;
+    }
+    Some(host)
 }

@@ -7,7 +7,7 @@ use super::address::{Listener, read_address};
 use super::expressions::read_time;
 use super::reader::{Section, Setting};
 use super::report::Mistake;
-use super::settings::read_secret_file;
+use super::tokens::{Tokens, read_tokens};
 use super::{Durability, StreamConfig};
 
 const JOURNAL_LIMIT_BYTES: u64 = 10 << 30;
@@ -17,10 +17,6 @@ const MAX_LINE_BYTES: u64 = 1 << 20;
 const MAX_LINE_MIN_BYTES: u64 = 64;
 /// A longer line is a batch of its own; of this size a few still fit into memory side by side.
 const MAX_LINE_MAX_BYTES: u64 = 64 << 20;
-/// Characters of a token at least.
-const TOKEN_MIN_CHARS: usize = 16;
-/// Two, so that a token can be replaced without a moment in which neither works.
-const TOKENS_MAX: usize = 2;
 
 /// What a stream says for its pipelines; each may say otherwise.
 #[derive(Clone, Debug, Default)]
@@ -63,7 +59,7 @@ fn read_stream(name: &str, mut section: Section<'_>) -> Stream {
     let listener = section.take("tcp").and_then(|setting| read_address(&setting));
     let formats = [("ndjson", ())];
     section.take("format").and_then(|setting| setting.choice(&formats, &["influx"]));
-    let tokens = read_tokens(&mut section, listener.as_ref());
+    let tokens = read_access(&mut section, listener.as_ref());
     let durabilities = [("fsync", Durability::Fsync), ("os", Durability::Os)];
     let durability = section.take("durability").and_then(|setting| setting.choice(&durabilities, &[]));
     let max_line = section
@@ -104,12 +100,11 @@ fn read_journal_limit(section: &mut Section<'_>, max_line: u64) -> u64 {
 }
 
 /// `token`, `token_file` and `open`: who may put events into the stream.
-fn read_tokens(section: &mut Section<'_>, listener: Option<&Listener>) -> Vec<String> {
-    let token = section.take("token");
-    let token_file = section.take("token_file");
+fn read_access(section: &mut Section<'_>, listener: Option<&Listener>) -> Tokens {
+    let (tokens, given) = read_tokens(section, "token", "token_file");
     let open = section.take("open");
     let is_open = open.as_ref().and_then(Setting::flag) == Some(true);
-    match (&open, token.as_ref().or(token_file.as_ref())) {
+    match (&open, &given) {
         (Some(open), Some(token)) if is_open => {
             open.wrong(
                 format!("`{}` says that no token is wanted, `{}` gives one", open.path, token.path),
@@ -119,14 +114,7 @@ fn read_tokens(section: &mut Section<'_>, listener: Option<&Listener>) -> Vec<St
         (_, None) if !is_open => check_reach(section, listener),
         _ => {}
     }
-    if let (Some(_), Some(file)) = (&token, &token_file) {
-        file.wrong("both `token` and `token_file` are given", "one of them");
-    }
-    match (token, token_file) {
-        (Some(token), _) => tokens_of(&token),
-        (None, Some(file)) => tokens_of_file(&file),
-        (None, None) => Vec::new(),
-    }
+    tokens
 }
 
 /// A stream that other machines can reach says who may use it.
@@ -139,47 +127,4 @@ fn check_reach(section: &Section<'_>, listener: Option<&Listener>) {
             "add `token = \"${NAME}\"`, or `open = true` if anyone who reaches it may put events into this stream";
         section.context.note(mistake.help(help));
     }
-}
-
-const TOKENS: &str = "a token of at least 16 characters, or a list of two";
-
-fn tokens_of(setting: &Setting<'_>) -> Vec<String> {
-    if !setting.is_list() {
-        return read_token(setting).into_iter().collect();
-    }
-    let tokens = setting.list(TOKENS).unwrap_or_default();
-    if tokens.is_empty() || tokens.len() > TOKENS_MAX {
-        setting.wrong(format!("`{}` has {} tokens", setting.path, tokens.len()), TOKENS);
-    }
-    tokens.iter().filter_map(read_token).collect()
-}
-
-fn read_token(setting: &Setting<'_>) -> Option<String> {
-    let token = setting.text(TOKENS)?.value;
-    check_token(setting, &token).then_some(token)
-}
-
-/// One token a line.
-fn tokens_of_file(setting: &Setting<'_>) -> Vec<String> {
-    let Some(text) = read_secret_file(setting) else { return Vec::new() };
-    let tokens: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
-    if tokens.is_empty() || tokens.len() > TOKENS_MAX {
-        setting.wrong(format!("`{}` has {} tokens", setting.path, tokens.len()), "a file with one token, or two lines");
-    }
-    tokens.into_iter().filter(|token| check_token(setting, token)).collect()
-}
-
-/// No message repeats a token.
-fn check_token(setting: &Setting<'_>, token: &str) -> bool {
-    let count = token.chars().count();
-    if count < TOKEN_MIN_CHARS {
-        setting.wrong(format!("the token of `{}` is too short: {count} characters", setting.path), TOKENS);
-        return false;
-    }
-    // `@auth <token>` is one line, and a header has no other characters.
-    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        setting.wrong(format!("the token of `{}` holds a blank or is not ASCII", setting.path), TOKENS);
-        return false;
-    }
-    true
 }

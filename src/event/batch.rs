@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{DecodeError, Fields, Letter, LetterKind, PositionRange, Value};
-use crate::limits::OVERLONG_LINE_KEPT_BYTES;
+use crate::limits::{OVERLONG_LINE_KEPT_BYTES, PRODUCER_NAME_BYTES_MAX};
 
 /// A piece of a batch's text: below the length of `bytes` a piece of the lines, from there on of the arena (text whose
 /// escapes were resolved).
@@ -57,6 +57,12 @@ pub struct Origin {
     pub producer: Option<Arc<str>>,
     /// The peer's address.
     pub peer: Option<Arc<str>>,
+}
+
+/// Whether a producer can have this name.
+pub fn is_producer_name(name: &str) -> bool {
+    (1..=PRODUCER_NAME_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._:/-".contains(&byte))
 }
 
 /// Lines, decoded: one row a line, in their order; bad lines hold NULL in every column.
@@ -178,5 +184,18 @@ impl Batch {
             ingest_time: self.ingest_time,
             origin: self.origin.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn producers_have_plain_names() {
+        for name in ["", "with space", "ümlaut", "semi;colon", &"x".repeat(129)] {
+            assert!(!is_producer_name(name), "{name}");
+        }
+        assert!(is_producer_name(&"x".repeat(128)) && is_producer_name("send:a.ndjson/09-Z"));
     }
 }

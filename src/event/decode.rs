@@ -1,13 +1,15 @@
 //! Lines to columns.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use memchr::memchr_iter;
+use memchr::{memchr, memchr_iter, memrchr};
 
 use super::json::{Sink, read_line};
 use super::shape::{LINES_MIN, Shapes};
 use super::wanted::Wanted;
 use super::{Cell, Decoded, Fields, Span};
+use crate::limits::OVERLONG_LINE_KEPT_BYTES;
 
 /// Lines for which room is made at once: a batch of 256 KiB with lines of 64 bytes.
 const LINES_EXPECTED_MAX: usize = 4_096;
@@ -49,14 +51,25 @@ impl Decoder {
     /// Splits `bytes` (less than 2 GiB) into lines (LF or CRLF; blank ones are ignored; the last may lack its LF) and
     /// decodes each.
     pub fn decode(&self, bytes: Arc<Vec<u8>>) -> Decoded {
-        let lines = split(&bytes);
+        self.decode_within(bytes, usize::MAX)
+    }
+
+    /// The same, where lines of more than `max_line` bytes, which stand there whole, are no events.
+    pub fn decode_within(&self, bytes: Arc<Vec<u8>>, max_line: usize) -> Decoded {
+        let mut lines = split(&bytes);
         let mut columns: Vec<_> = self.fields.iter().map(|_| Vec::with_capacity(lines.len())).collect();
         let mut bad = Vec::new();
         let mut sink = Sink::new(&bytes, columns.len());
         let all = simdutf8::basic::from_utf8(&bytes).ok();
         let mut shapes = (all.is_some() && lines.len() >= LINES_MIN).then(Shapes::default);
-        for (row, line) in lines.iter().enumerate() {
+        for (row, line) in lines.iter_mut().enumerate() {
             let range = line.start as usize..(line.start + line.len) as usize;
+            if range.len() > max_line {
+                bad.push((row as u32, DecodeError::TooLong(range.len() as u64)));
+                line.len = range.len().min(OVERLONG_LINE_KEPT_BYTES) as u32;
+                columns.iter_mut().for_each(|column| column.push(Cell::Null));
+                continue;
+            }
             // Lines end beside an ASCII byte, so that no character is cut.
             let text = match all {
                 Some(all) => Ok(&all[range]),
@@ -112,18 +125,43 @@ fn utf8(line: &[u8]) -> Result<&str, DecodeError> {
 /// The lines that are not blank, without their line ends.
 fn split(bytes: &[u8]) -> Vec<Span> {
     let mut lines = Vec::new();
-    let mut start = 0;
-    for end in memchr_iter(b'\n', bytes).chain([bytes.len()]) {
-        let line = &bytes[start..end];
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if !line.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\r')) {
-            if lines.is_empty() {
-                // Lines of a batch are much alike; if not, nobody shall make us reserve much.
-                lines.reserve((bytes.len() / (line.len() + 1) + 1).min(LINES_EXPECTED_MAX));
-            }
-            lines.push(Span { start: start as u32, len: line.len() as u32 });
+    for line in each_line(bytes) {
+        if lines.is_empty() {
+            // Lines of a batch are much alike; if not, nobody shall make us reserve much.
+            lines.reserve((bytes.len() / (line.len() + 1) + 1).min(LINES_EXPECTED_MAX));
         }
-        start = end + 1;
+        lines.push(Span { start: line.start as u32, len: line.len() as u32 });
     }
     lines
+}
+
+/// Where the lines that are not blank stand, without their line ends.
+fn each_line(bytes: &[u8]) -> impl Iterator<Item = Range<usize>> {
+    let mut start = 0;
+    memchr_iter(b'\n', bytes).chain([bytes.len()]).filter_map(move |end| {
+        let line = &bytes[start..end];
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let range = start..start + line.len();
+        start = end + 1;
+        (!line.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\r'))).then_some(range)
+    })
+}
+
+/// Where the line behind the first `count` lines begins; blank ones are not counted.
+pub fn behind_lines(bytes: &[u8], count: u64) -> usize {
+    let Some(last) = count.checked_sub(1).and_then(|last| usize::try_from(last).ok()) else { return 0 };
+    let end = each_line(bytes).nth(last).map_or(bytes.len(), |line| line.end);
+    memchr(b'\n', &bytes[end..]).map_or(bytes.len(), |lf| end + lf + 1)
+}
+
+/// The end of a piece of whole lines that begins at `start`: of at most `most` bytes, unless its one line is longer.
+pub fn piece_end(bytes: &[u8], start: usize, most: usize) -> usize {
+    let rest = &bytes[start..];
+    if rest.len() <= most {
+        return bytes.len();
+    }
+    match memrchr(b'\n', &rest[..most]) {
+        Some(lf) => start + lf + 1,
+        None => memchr(b'\n', &rest[most..]).map_or(bytes.len(), |lf| start + most + lf + 1),
+    }
 }

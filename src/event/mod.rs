@@ -16,8 +16,8 @@ mod value;
 mod wanted;
 
 pub use account::Account;
-pub use batch::{Batch, Cell, Decoded, Fault, Origin, Span};
-pub use decode::{DecodeError, Decoder, decodable};
+pub use batch::{Batch, Cell, Decoded, Fault, Origin, Span, is_producer_name};
+pub use decode::{DecodeError, Decoder, behind_lines, decodable, piece_end};
 pub use field::{Field, Fields, Step};
 pub use letter::{Letter, LetterKind};
 pub use position::{Position, PositionError, PositionRange};

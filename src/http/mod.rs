@@ -1,20 +1,26 @@
-//! The HTTP edge: health, readiness, stats, rows; `pipelines` is what operators tell them.
+//! The HTTP edge: bodies of events, health, readiness, stats, rows; `pipelines` is what operators tell them.
 
 mod pipelines;
 
-use std::net::{SocketAddr, TcpListener};
+mod auth;
+mod body;
+mod ingest;
+
+use std::net::TcpListener;
 use std::sync::Arc;
 
-use actix_web::body::MessageBody;
-use actix_web::dev::{Server, ServiceRequest, ServiceResponse};
-use actix_web::http::{StatusCode, header};
-use actix_web::middleware::{Next, from_fn};
-use actix_web::{App, Error, HttpResponse, HttpServer, web};
+use actix_web::dev::Server;
+use actix_web::http::StatusCode;
+use actix_web::middleware::from_fn;
+use actix_web::{App, HttpResponse, HttpServer, web};
 use serde::Deserialize;
 
-use crate::actors::{PipelineHandle, StatsRegistry};
+use crate::actors::{PipelineHandle, StatsRegistry, StreamHandle, System};
+use crate::config::HttpConfig;
 use crate::limits::RESULT_ROWS_MAX;
 use crate::store::{Query, StoreError};
+use auth::Access;
+use body::Bodies;
 
 /// What the routes answer from.
 #[derive(Clone)]
@@ -25,6 +31,24 @@ pub struct Shared {
     pub pipelines: Arc<Vec<PipelineHandle>>,
     /// The intakes of streams, which take orders, too.
     pub intakes: Arc<Vec<PipelineHandle>>,
+    /// Streams, in the order of the config.
+    pub streams: Arc<Vec<StreamHandle>>,
+    access: Access,
+    bodies: Bodies,
+}
+
+impl Shared {
+    /// Of a running system.
+    pub fn new(config: &HttpConfig, system: &System) -> Self {
+        Self {
+            stats: system.stats(),
+            pipelines: Arc::new(system.pipelines().to_vec()),
+            intakes: Arc::new(system.intakes().to_vec()),
+            streams: Arc::new(system.streams().to_vec()),
+            access: Access::new(config, system.streams()),
+            bodies: Bodies::new(),
+        }
+    }
 }
 
 /// A server on this socket; to be started on a thread of an actix `System`.
@@ -32,48 +56,25 @@ pub struct Shared {
 /// # Errors
 /// Where the socket cannot be listened on.
 pub fn server(listener: TcpListener, shared: Shared) -> std::io::Result<Server> {
-    let address = listener.local_addr()?;
     let server = HttpServer::new(move || {
         App::new()
             .app_data(web::Data::new(shared.clone()))
-            .app_data(web::Data::new(address))
-            .wrap(from_fn(only_us))
+            .wrap(from_fn(auth::guard))
             .route("/healthz", web::get().to(async || HttpResponse::Ok().body("ok\n")))
             .route("/readyz", web::get().to(readyz))
             .route("/api/v1/stats", web::get().to(stats))
             .route("/api/v1/pipelines/{name}/results", web::get().to(results))
             .configure(pipelines::routes)
+            .route("/api/v1/streams/{name}/events", web::post().to(ingest::events))
             .default_service(web::to(async || error(StatusCode::NOT_FOUND, "not_found", "there is no such path")))
     })
+    .on_connect(auth::note_address)
     .workers(1)
     .disable_signals()
     .shutdown_timeout(1)
     .listen(listener)?
     .run();
     Ok(server)
-}
-
-/// A page of another site must not reach a daemon on loopback through its reader's browser (DNS rebinding): `Host` must
-/// be this listener, and `Origin`, where it is sent, the same.
-async fn only_us(
-    request: ServiceRequest,
-    next: Next<impl MessageBody + 'static>,
-) -> Result<ServiceResponse<impl MessageBody>, Error> {
-    let address = request.app_data::<web::Data<SocketAddr>>().map(|address| ***address);
-    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
-    let host = header(header::HOST).unwrap_or_default();
-    let ours = address.is_some_and(|address| is_ours(host, address));
-    let same = header(header::ORIGIN).is_none_or(|origin| origin == format!("http://{host}"));
-    if ours && same {
-        return Ok(next.call(request).await?.map_into_left_body());
-    }
-    let answer = error(StatusCode::FORBIDDEN, "forbidden", "Host must be the daemon's address or localhost");
-    Ok(request.into_response(answer).map_into_right_body())
-}
-
-fn is_ours(host: &str, address: SocketAddr) -> bool {
-    let port = address.port();
-    host == address.to_string() || host == format!("localhost:{port}") || (port == 80 && host == "localhost")
 }
 
 fn error(status: StatusCode, code: &str, message: &str) -> HttpResponse {

@@ -1,6 +1,7 @@
 //! What a client may say besides events: control lines, and the one thing that is never right, an HTTP request.
 
-use crate::limits::{CONTROL_LINE_BYTES_MAX, EXCERPT_BYTES_MAX, PRODUCER_NAME_BYTES_MAX};
+use crate::event::is_producer_name;
+use crate::limits::{CONTROL_LINE_BYTES_MAX, EXCERPT_BYTES_MAX};
 
 /// What the server says no to, before any line has a position.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -84,12 +85,6 @@ fn unknown(line: &[u8]) -> ProtocolError {
     ProtocolError::UnknownCommand(excerpt)
 }
 
-/// Whether a producer can have this name.
-pub fn is_producer_name(name: &str) -> bool {
-    (1..=PRODUCER_NAME_BYTES_MAX).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._:/-".contains(&byte))
-}
-
 /// Whether a first line is an HTTP request line: `METHOD SP path SP HTTP/…`.
 pub(super) fn is_http_request(line: &[u8]) -> bool {
     let mut words = line.split(|byte| *byte == b' ');
@@ -124,14 +119,6 @@ mod tests {
         assert!(error.to_string().starts_with("`@\\u{1b}[2J \u{fffd}`"), "{error}");
         let Err(ProtocolError::UnknownCommand(excerpt)) = parse(&[b'@'; 300]) else { panic!("accepted") };
         assert_eq!(excerpt, "@".repeat(200) + "…");
-    }
-
-    #[test]
-    fn producers_have_plain_names() {
-        for name in ["", "with space", "ümlaut", "semi;colon", &"x".repeat(129)] {
-            assert!(!is_producer_name(name), "{name}");
-        }
-        assert!(is_producer_name(&"x".repeat(128)) && is_producer_name("send:a.ndjson/09-Z"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod protocol;
 mod reply;
 mod tcp;
 
-pub use control::{ProtocolError, is_producer_name};
+pub use control::ProtocolError;
 pub use protocol::{Action, Protocol, ProtocolConfig};
 pub use reply::Reply;
 pub use tcp::serve;

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn config(max_line: usize, tokens: &[&str], batch_max: usize) -> ProtocolConfig {
-    ProtocolConfig { max_line, tokens: tokens.iter().map(|token| (*token).to_owned()).collect(), batch_max }
+    ProtocolConfig { max_line, tokens: tokens.iter().collect(), batch_max }
 }
 
 /// Adjacent lines as one: where batches are cut is nobody's business.
@@ -61,7 +61,7 @@ fn model(config: &ProtocolConfig, input: &[u8], clean: bool) -> Vec<Action> {
             actions.push(Action::Error(ProtocolError::HttpRequest));
             break;
         } else if let Some(Ok(Control::Auth(token))) = said {
-            let ok = config.tokens.is_empty() || config.tokens.iter().any(|t| t.as_bytes() == token);
+            let ok = config.tokens.is_empty() || config.tokens.hold(token);
             actions.push(Action::Auth { ok });
             authorized |= ok;
             if !ok {

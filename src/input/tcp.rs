@@ -15,8 +15,9 @@ use super::control::ProtocolError;
 use super::protocol::{Action, Protocol, ProtocolConfig};
 use super::reply::Reply;
 use crate::actors::{Claim, Claimed, Lines, Source, StreamHandle, Sync};
+use crate::config::Tokens;
 use crate::event::{Origin, Position};
-use crate::journal::Progress;
+use crate::journal::{Progress, durable};
 use crate::limits::{
     AUTH_TIMEOUT_MS, BATCH_BYTES_MAX, CONNECTION_BUFFERS_BYTES_MAX, CONNECTIONS_MAX, LINE_TIMEOUT_MS, REPLY_TIMEOUT_MS,
 };
@@ -32,7 +33,7 @@ const BUFFER_UNIT: usize = 1024;
 static SESSIONS: AtomicU64 = AtomicU64::new(1);
 
 /// Takes connections until told to stop, then waits for those that are open.
-pub async fn serve(listener: TcpListener, stream: StreamHandle, mut stop: watch::Receiver<bool>) {
+pub async fn serve(listener: TcpListener, stream: StreamHandle, tokens: Tokens, mut stop: watch::Receiver<bool>) {
     let buffers = Arc::new(Semaphore::new(CONNECTION_BUFFERS_BYTES_MAX / BUFFER_UNIT));
     let open = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut pause = ACCEPT_PAUSE_MIN;
@@ -53,7 +54,7 @@ pub async fn serve(listener: TcpListener, stream: StreamHandle, mut stop: watch:
         pause = ACCEPT_PAUSE_MIN;
         match open.clone().try_acquire_owned() {
             Ok(place) => {
-                let connection = Connection::new(&stream, peer, buffers.clone());
+                let connection = Connection::new(&stream, &tokens, peer, buffers.clone());
                 actix_web::rt::spawn(connection.run(socket, stop.clone(), place));
             }
             Err(_) => turn_away(socket),
@@ -77,6 +78,8 @@ struct Connection {
     /// Room for its buffer, while it holds one.
     buffer: Option<OwnedSemaphorePermit>,
     progress: watch::Receiver<Progress>,
+    /// Of which one must be shown.
+    tokens: Tokens,
     authorized: bool,
     accepted: u64,
     rejected: u64,
@@ -93,7 +96,7 @@ enum Pending {
 struct Over;
 
 impl Connection {
-    fn new(stream: &StreamHandle, peer: SocketAddr, buffers: Arc<Semaphore>) -> Self {
+    fn new(stream: &StreamHandle, tokens: &Tokens, peer: SocketAddr, buffers: Arc<Semaphore>) -> Self {
         let origin = Origin { producer: None, peer: Some(peer.to_string().into()) };
         Self {
             stream: stream.clone(),
@@ -102,7 +105,8 @@ impl Connection {
             buffers,
             buffer: None,
             progress: stream.stats.progress(),
-            authorized: stream.config.tokens.is_empty(),
+            authorized: tokens.is_empty(),
+            tokens: tokens.clone(),
             accepted: 0,
             rejected: 0,
         }
@@ -133,7 +137,7 @@ impl Connection {
         let config = &self.stream.config;
         let mut protocol = Protocol::new(ProtocolConfig {
             max_line: config.max_line_bytes,
-            tokens: config.tokens.clone(),
+            tokens: self.tokens.clone(),
             batch_max: BATCH_BYTES_MAX,
         });
         let clock = self.stream.clock.clone();
@@ -300,10 +304,4 @@ fn fill(read: &OwnedReadHalf, buffer: &mut Vec<u8>) -> Option<bool> {
         }
     }
     None
-}
-
-/// Waits until all up to there is durable. False where it never will be: nothing is acknowledged after a failed fsync.
-async fn durable(progress: &mut watch::Receiver<Progress>, position: Position) -> bool {
-    let done = |progress: &Progress| progress.durable >= position || progress.failed.is_some();
-    progress.wait_for(done).await.is_ok_and(|progress| progress.durable >= position)
 }

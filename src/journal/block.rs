@@ -25,6 +25,7 @@ const CRC_FROM: usize = 8;
 const LINES: u8 = 1;
 const OVERLONG: u8 = 2;
 const TICK: u8 = 3;
+const BODY: u8 = 4;
 const HAS_PRODUCER: u8 = 1;
 const HAS_PEER: u8 = 2;
 
@@ -63,7 +64,7 @@ pub(super) fn block_bytes(block: &Block) -> u64 {
 /// The bytes of a payload as they stand in the block.
 pub(super) fn payload_bytes(payload: &Payload) -> &[u8] {
     match payload {
-        Payload::Lines(bytes) | Payload::Overlong { head: bytes, .. } => bytes,
+        Payload::Lines(bytes) | Payload::Overlong { head: bytes, .. } | Payload::Body { lines: bytes, .. } => bytes,
         Payload::Tick { .. } => &[],
     }
 }
@@ -76,6 +77,7 @@ pub(super) fn encode_header(block: &Block, seal: Seal, synced: Position, out: &m
     let (kind, detail) = match &block.payload {
         Payload::Lines(_) => (LINES, 0),
         Payload::Overlong { len, .. } => (OVERLONG, *len),
+        Payload::Body { max_line, .. } => (BODY, *max_line),
         Payload::Tick { silence_ms } => (TICK, u64::from(*silence_ms)),
     };
     let flags = if block.origin.producer.is_some() { HAS_PRODUCER } else { 0 }
@@ -126,7 +128,7 @@ impl Header {
             synced: number(64),
             producer_number: number(72),
             detail: number(80),
-            kind: matches!(bytes[88], LINES | OVERLONG | TICK).then_some(bytes[88])?,
+            kind: matches!(bytes[88], LINES | OVERLONG | TICK | BODY).then_some(bytes[88])?,
             flags: bytes[89],
             producer_len: usize::from(u16::from_le_bytes([bytes[90], bytes[91]])),
             peer_len: usize::from(u16::from_le_bytes([bytes[92], bytes[93]])),
@@ -163,6 +165,7 @@ impl Header {
         let payload = match self.kind {
             OVERLONG => Payload::Overlong { head: bytes(), len: self.detail },
             TICK => Payload::Tick { silence_ms: self.detail as u32 },
+            BODY => Payload::Body { lines: bytes(), max_line: self.detail },
             _ => Payload::Lines(bytes()),
         };
         Block {
@@ -236,6 +239,7 @@ mod tests {
             Payload::Lines(Arc::new(b"a\nb\n".to_vec())),
             Payload::Overlong { head: Arc::new(vec![1; 100]), len: u64::MAX },
             Payload::Tick { silence_ms: u32::MAX },
+            Payload::Body { lines: Arc::new(b"a\nb".to_vec()), max_line: 1 << 40 },
         ];
         for payload in payloads {
             for producer in [None, Some(""), Some("röhre/1")] {

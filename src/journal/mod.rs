@@ -71,6 +71,14 @@ pub enum Payload {
         /// Its length.
         len: u64,
     },
+    /// The raw lines of an HTTP body, as they came: of those over `max_line`, which are no events, nothing is cut off.
+    /// What the limit was then decides for ever.
+    Body {
+        /// The lines with their line ends; the last may lack its own.
+        lines: Arc<Vec<u8>>,
+        /// Bytes of a line.
+        max_line: u64,
+    },
     /// So many ms of silence have passed; one record.
     Tick {
         /// Since the tick before, or the last line.
@@ -287,6 +295,12 @@ impl Journal {
     pub fn reader(&self, after: Position) -> Reader {
         Reader::new(self.dir.clone(), self.progress.clone(), after)
     }
+}
+
+/// Waits until all up to there is durable. False where it never will be: nothing is acknowledged after a failed fsync.
+pub async fn durable(progress: &mut watch::Receiver<Progress>, position: Position) -> bool {
+    let done = |progress: &Progress| progress.durable >= position || progress.failed.is_some();
+    progress.wait_for(done).await.is_ok_and(|progress| progress.durable >= position)
 }
 
 impl Drop for Journal {

@@ -417,7 +417,7 @@ fn expect<T>(reply: Reply, wanted: impl FnOnce(&Reply) -> Option<T>) -> Result<T
         return Err(Broken::Refused(format!("it answered `{}`, which does not fit", escape(&reply.to_string()))));
     };
     let reason = match code.as_ref() {
-        "unauthorized" => "its token is another, or it wants one: --token or TIDEMILL_STREAM_TOKEN".to_owned(),
+        "unauthorized" => "its token is another, or it wants one: --token or TIDEMILL_TOKEN".to_owned(),
         "producer_replaced" => "somebody else sends under this producer's name now".to_owned(),
         _ => escape(&reply.to_string()),
     };

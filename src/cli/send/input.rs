@@ -2,15 +2,13 @@
 //! number there.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use flate2::bufread::MultiGzDecoder;
 use memchr::{memchr, memrchr};
-use ruzstd::decoding::FrameDecoder;
-use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 
 use super::Counting;
 
@@ -65,7 +63,7 @@ impl Lines {
         let file = BufReader::with_capacity(CHUNK_BYTES, Counting { inner: file, bytes: bytes_read });
         let reader: Box<dyn Read + Send> = match path.extension().and_then(|extension| extension.to_str()) {
             Some("gz") => Box::new(MultiGzDecoder::new(file)),
-            Some("zst") => Box::new(Zstd::new(file)),
+            Some("zst") => Box::new(zstd::Decoder::with_buffer(file).map_err(failed)?),
             _ => Box::new(file),
         };
         Ok(Self::new(&name, reader))
@@ -148,66 +146,6 @@ impl Lines {
     }
 }
 
-/// All frames of a zstd file, one after the other, each with its checksum.
-struct Zstd<R> {
-    file: R,
-    decoder: FrameDecoder,
-    in_frame: bool,
-}
-
-impl<R: BufRead> Zstd<R> {
-    fn new(file: R) -> Self {
-        Self { file, decoder: FrameDecoder::new(), in_frame: false }
-    }
-
-    /// Goes to the next frame that holds data; false at the file's end.
-    fn next_frame(&mut self) -> io::Result<bool> {
-        while !self.file.fill_buf()?.is_empty() {
-            match self.decoder.reset(&mut self.file) {
-                Ok(()) => return Ok(true),
-                Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { length, .. })) => {
-                    io::copy(&mut (&mut self.file).take(u64::from(length)), &mut io::sink())?;
-                }
-                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
-            }
-        }
-        Ok(false)
-    }
-
-    fn check_sum(&self) -> io::Result<()> {
-        match (self.decoder.get_checksum_from_data(), self.decoder.get_calculated_checksum()) {
-            (Some(told), Some(computed)) if told != computed => {
-                Err(io::Error::new(io::ErrorKind::InvalidData, "the file is damaged: a zstd checksum differs"))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-impl<R: BufRead> Read for Zstd<R> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        use ruzstd::decoding::BlockDecodingStrategy::UptoBytes;
-        loop {
-            if !self.in_frame {
-                if !self.next_frame()? {
-                    return Ok(0);
-                }
-                self.in_frame = true;
-            }
-            while self.decoder.can_collect() == 0 && !self.decoder.is_finished() {
-                let decoded = self.decoder.decode_blocks(&mut self.file, UptoBytes(into.len()));
-                decoded.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            }
-            let read = self.decoder.read(into)?;
-            if read > 0 || into.is_empty() {
-                return Ok(read);
-            }
-            self.check_sum()?;
-            self.in_frame = false;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -275,8 +213,7 @@ mod tests {
         }
 
         let zst = folder.path().join("a.zst");
-        let level = ruzstd::encoding::CompressionLevel::Fastest;
-        let frame = |part: &str| ruzstd::encoding::compress_to_vec(part.as_bytes(), level);
+        let frame = |part: &str| zstd::encode_all(part.as_bytes(), 1).unwrap();
         let skippable = [&0x184d_2a50u32.to_le_bytes()[..], &3u32.to_le_bytes(), b"xyz"].concat();
         let packed = [frame(first), skippable, frame(second)].concat();
         std::fs::write(&zst, &packed).unwrap();

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use super::error::CliError;
 use super::pace::Pace;
 use crate::clock::Clock;
-use crate::input::is_producer_name;
+use crate::event::is_producer_name;
 use crate::units;
 use delivery::{Delivery, DeliveryError, Outcome, Target};
 use input::{Chunk, InputError, Lines};
@@ -49,8 +49,8 @@ pub(super) struct Args {
     /// Name of all that is sent, as one: resumes where the daemon says
     #[arg(long)]
     producer: Option<String>,
-    /// The stream's token
-    #[arg(long, env = "TIDEMILL_STREAM_TOKEN", hide_env_values = true)]
+    /// The stream's token, or the daemon's
+    #[arg(long, env = "TIDEMILL_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// How long to try to get back to the daemon, for senders with a name, like 5s or 10m [default: 30s]
     #[arg(long, value_parser = retry_for)]

@@ -58,7 +58,7 @@ impl Server {
 
 /// One connection; a line with `bad` in it is rejected.
 fn serve(mut socket: TcpStream, fate: Fate, kept: &Mutex<Kept>) -> io::Result<()> {
-    let tokens = vec!["a token of sixteen".to_owned()];
+    let tokens = ["a token of sixteen"].into_iter().collect();
     let mut protocol = Protocol::new(ProtocolConfig { max_line: 1_000, tokens, batch_max: 1_000 });
     let (mut name, mut counts) = (String::new(), (0, 0));
     loop {

@@ -6,7 +6,7 @@ use crate::event::{Field, Step, TimeUnit};
 use crate::expr::SqlType;
 use crate::window::{AggregateKind, LatePolicy, WatermarkSpec, WindowSpec};
 
-use super::super::{ColumnSource, ColumnType, Durability, SlotSource, StageConfig};
+use super::super::{ColumnSource, ColumnType, Durability, SlotSource, StageConfig, Tokens};
 use super::{SMALLEST, aggregated, good, staged, with};
 
 #[test]
@@ -17,7 +17,8 @@ fn the_smallest_file_has_every_default_of_the_contract() {
     assert_eq!(config.store.url.to_string(), "sqlite:///etc/mill/data/tidemill.db");
     assert_eq!(config.store.flush_every_ms, 1_000);
     assert!(config.store.migrate);
-    assert_eq!(config.http_listen.to_string(), "127.0.0.1:7601");
+    assert_eq!(config.http.listen.to_string(), "127.0.0.1:7601");
+    assert!(config.http.tokens.is_empty() && config.http.read_tokens.is_empty() && config.http.hosts.is_empty());
 
     let [stream] = config.streams.as_slice() else { panic!("one stream") };
     assert_eq!(stream.name, "web");
@@ -90,11 +91,11 @@ fn every_setting_is_read() {
     assert_eq!((config.data_dir.as_path(), config.min_free_bytes), (Path::new("/var/mill"), 1 << 30));
     assert_eq!(config.store.url.to_string(), "sqlite:///etc/mill/db/x.db");
     assert_eq!((config.store.flush_every_ms, config.store.migrate), (20, false));
-    assert_eq!(config.http_listen.to_string(), "[::1]:0");
+    assert_eq!(config.http.listen.to_string(), "[::1]:0");
 
     let [b, a] = config.streams.as_slice() else { panic!("in the order of the file") };
     assert_eq!((b.name.as_str(), b.tcp.unwrap().to_string().as_str()), ("b", "0.0.0.0:7611"));
-    assert_eq!(b.tokens, ["0123456789abcdef", "fedcba9876543210"]);
+    assert_eq!(b.tokens, Tokens::from_iter(["0123456789abcdef", "fedcba9876543210"]));
     assert_eq!((b.durability, b.journal_limit_bytes, b.journal_keep_ms), (Durability::Os, 256 << 20, 0));
     assert_eq!(b.max_line_bytes, 65_536);
     assert!(a.tokens.is_empty());
@@ -148,9 +149,15 @@ fn secrets_may_come_from_files() {
     std::fs::write(folder.path().join("tokens"), "\n 0123456789abcdef \nfedcba9876543210\n").unwrap();
     std::fs::write(folder.path().join("url"), "sqlite://x.db\n").unwrap();
     let file = folder.path().join("mill.toml");
-    std::fs::write(&file, "[store]\nurl_file = \"url\"\n[streams.web]\ntoken_file = \"tokens\"\n").unwrap();
+    std::fs::write(
+        &file,
+        "[store]\nurl_file = \"url\"\n[http]\ntoken = \"0123456789abcdeX\"\nread_token_file = \"tokens\"\n\
+         [streams.web]\ntoken_file = \"tokens\"\n",
+    )
+    .unwrap();
     let config = super::super::load(&file).unwrap();
-    assert_eq!(config.streams[0].tokens, ["0123456789abcdef", "fedcba9876543210"]);
+    let both = Tokens::from_iter(["0123456789abcdef", "fedcba9876543210"]);
+    assert_eq!((&config.streams[0].tokens, &config.http.read_tokens), (&both, &both));
     assert_eq!(config.store.url.to_string(), format!("sqlite://{}", folder.path().join("x.db").display()));
     assert_eq!(config.data_dir, folder.path().join("data"));
 }

@@ -59,7 +59,6 @@ fn one_in_pipeline(lines: &str, begins: &str) {
 fn every_key_of_the_contract_that_comes_later_is_refused() {
     for (table, keys) in [
         ("", "redis.url dead_letters.limit tests shutdown_timeout"),
-        ("http.", "token read_token hosts"),
         ("streams.web.", "raw_events precision"),
         ("pipelines.page_views.", "missing_time retain max_groups state_limit start redis metrics alerts"),
     ] {
@@ -149,7 +148,7 @@ error_rate = "errors / views"
 errors = { when = "error_rate > 0.05 AND views >= 20", for = "0s", webhook = "https://x" }
 "#;
     let found = mistakes(text);
-    assert_eq!(found.len(), 18, "{found:#?}");
+    assert_eq!(found.len(), 16, "{found:#?}");
     for mistake in found {
         assert!(mistake.contains(" is not available yet"), "{mistake}");
     }
@@ -297,10 +296,20 @@ fn addresses_say_who_may_come_and_do_not_clash() {
         "[streams.a]\ntcp = \"192.0.2.1:1\"",
         "2:7 `streams.a.tcp` is beyond loopback (192.0.2.1), which needs a token",
     );
+    let http = "[http]\nlisten = \"0.0.0.0:1\"\n[streams.a]";
     one(
-        "[http]\nlisten = \"0.0.0.0:1\"\n[streams.a]",
-        "2:10 `http.listen` is beyond loopback (0.0.0.0), which needs a token",
+        http,
+        "2:10 `http.listen` is beyond loopback (0.0.0.0), which needs a token | a loopback address, or a `token` beside it \
+         | add `token = \"${NAME}\"`",
     );
+    let with = |lines: &str| http.replace("\n[streams", &format!("\n{lines}\n[streams"));
+    assert_eq!(mistakes(&with("token = \"${TOKEN}\"")), [""; 0]);
+    assert_eq!(mistakes(&with("read_token = \"${TOKEN}\"")).len(), 2, "who reads is not all");
+    one(
+        &with("token = \"${TOKEN}\"").replace("[streams.a]", "[streams.a]\ntcp = \"[::]:2\""),
+        "5:7 `streams.a.tcp` is beyond loopback (::), which needs a token",
+    );
+    assert_eq!(mistakes("[streams.a]\ntcp = \"0.0.0.0:1\"\nopen = true"), [""; 0]);
     one(
         "[streams.a]\ntcp = \"127.0.0.1:1\"\n[streams.b]\ntcp = \"127.0.0.1:1\"",
         "4:7 port 1 is already taken by `streams.a.tcp` | a port of its own",
@@ -323,6 +332,17 @@ fn tokens_are_long_enough_and_at_most_two() {
     let three = "\"0123456789abcdef\"";
     one(&stream(&format!("token = [{three}, {three}, {three}]")), "2:9 `streams.a.token` has 3 tokens");
     one(&stream("token = \"0123456789abcdef\"\nopen = true"), "3:8 `streams.a.open` says that no token is wanted");
+    one("[http]\ntoken = \"short\"\n[streams.a]", "2:9 the token of `http.token` is too short: 5 characters");
+    one(
+        "[http]\nread_token = \"${TOKEN}\"\n[streams.a]",
+        "2:14 `http.read_token` without `http.token`: who may only read is told from who may do everything",
+    );
+    one(
+        "[http]\ntoken = \"${TOKEN}\"\nread_token = \"x\"\n[streams.a]",
+        "3:14 the token of `http.read_token` is too short: 1 characters",
+    );
+    one("[http]\nhosts = [\"https://mill\"]\n[streams.a]", "2:10 `http.hosts[0]` is no name of a host: `https://mill`");
+    one("[http]\nhosts = \"mill\"\n[streams.a]", "2:9 `http.hosts` cannot be a string");
     one(&stream("token_file = \"no such file\""), "2:14 `streams.a.token_file`: cannot read /etc/mill/no such file");
     one(&stream("token = \"0123456789abcdef\"\ntoken_file = \"/dev/null\""), "3:14 both `token` and `token_file`");
 }

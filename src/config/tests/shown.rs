@@ -62,6 +62,11 @@ fn a_file_that_cannot_be_read_is_a_report() {
 
 const WHOLE: &str = r#"
 data_dir = "/var/mill"
+[http]
+listen = "0.0.0.0:7601"
+token = "0123456789abcdef"
+read_token = ["fedcba9876543210", "0123456789abcdeX"]
+hosts = ["Mill.example.org", "mill:8443"]
 [streams.web]
 tcp = "0.0.0.0:7600"
 token = ["0123456789abcdef", "fedcba9876543210"]
@@ -94,7 +99,8 @@ fn a_description_is_a_config_with_all_defaults() {
     for text in [SMALLEST, WHOLE] {
         let config = good(text);
         let described = describe(&config, 0);
-        let secret = ["0123456789abcdef", "fedcba9876543210"].iter().any(|token| described.contains(token));
+        let secret =
+            ["0123456789abcdef", "fedcba9876543210", "0123456789abcdeX"].iter().any(|token| described.contains(token));
         assert!(!secret, "{described}");
         let again = described.replace("***", "0123456789abcdef");
         let again = parse(&again, "described", Path::new("/elsewhere"), &env).unwrap_or_else(|r| panic!("{r}"));
@@ -125,7 +131,7 @@ fn a_description_names_every_default() {
         "late = \"update\"",
         "correct_for = \"1d\"",
         "max_ahead = \"1h\"",
-        "# memory limits: mailboxes 64MiB + connection buffers 64MiB times 1 (streams) = 128MiB",
+        "# memory limits: mailboxes 64MiB + connection buffers 64MiB times 1 (streams) + HTTP bodies 64MiB = 192MiB",
     ] {
         assert!(described.lines().any(|described| described == line), "{line} in\n{described}");
     }
