@@ -33,6 +33,18 @@ fn copy(from: &Path, to: &Path) {
     assert!(done.success());
 }
 
+/// By SQLite's own means: much of the store may still be in its write-ahead log.
+fn back_up(mill: &Mill, to: &Path) {
+    mill.sql(&format!("VACUUM INTO '{}'", to.display()));
+}
+
+fn restore(mill: &Mill, from: &Path) {
+    for file in ["tidemill.db-wal", "tidemill.db-shm"] {
+        let _ = std::fs::remove_file(mill.path().join("data").join(file));
+    }
+    std::fs::copy(from, mill.database()).unwrap();
+}
+
 #[test]
 fn a_daemon_with_a_journal_of_its_own_is_refused_and_disturbs_nobody() {
     let folder = tempfile::tempdir().unwrap();
@@ -85,17 +97,14 @@ fn last_nights_store_catches_up_from_todays_journal() {
     daemon.wait_for_commit();
     assert!(daemon.stop().success());
     let night = mill.path().join("night.db");
-    std::fs::copy(mill.database(), &night).unwrap();
+    back_up(&mill, &night);
 
     let daemon = mill.start();
     daemon.send(&web_log(20_000, 600_000, 60_000, 10, 2));
     daemon.wait_for_commit();
     let today = daemon.rows("hits");
     assert!(daemon.stop().success());
-    for file in ["tidemill.db-wal", "tidemill.db-shm"] {
-        let _ = std::fs::remove_file(mill.path().join("data").join(file));
-    }
-    std::fs::copy(&night, mill.database()).unwrap();
+    restore(&mill, &night);
     let daemon = mill.start();
     daemon.wait_for_commit();
     assert_eq!(daemon.rows("hits"), today);
@@ -134,7 +143,7 @@ fn a_journal_that_no_longer_reaches_back_is_refused_with_the_missing_positions()
     daemon.wait_for_commit();
     assert!(daemon.stop().success());
     let night = mill.path().join("night.db");
-    std::fs::copy(mill.database(), &night).unwrap();
+    back_up(&mill, &night);
     let daemon = mill.start();
     // More than one segment, so that the first ones go.
     for seed in 0..3 {
@@ -146,10 +155,7 @@ fn a_journal_that_no_longer_reaches_back_is_refused_with_the_missing_positions()
         (first > 101).then_some(())
     });
     assert!(daemon.stop().success());
-    for file in ["tidemill.db-wal", "tidemill.db-shm"] {
-        let _ = std::fs::remove_file(mill.path().join("data").join(file));
-    }
-    std::fs::copy(&night, mill.database()).unwrap();
+    restore(&mill, &night);
     let refused = mill.refused();
     let said = String::from_utf8_lossy(&refused.stderr);
     assert_eq!(refused.status.code(), Some(78), "{said}");
