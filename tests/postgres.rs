@@ -182,7 +182,7 @@ fn pass(mut client: TcpStream, server: u16, commits: &AtomicU32, cuts: &Arc<Atom
         // The first ones are those of migrations and starts.
         if buffer[..count].windows(7).any(|part| part == b"COMMIT\0") {
             let number = commits.fetch_add(1, Ordering::SeqCst);
-            cutting.store(number > 10 && number % 3 == 0, Ordering::SeqCst);
+            cutting.store(number > 10 && number.is_multiple_of(3), Ordering::SeqCst);
         }
         server.write_all(&buffer[..count]).ok()?;
     }

@@ -1,5 +1,6 @@
 //! `migrate`: the store's tables.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use super::error::CliError;
@@ -22,6 +23,5 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
         StoreError::Away(_) => CliError::Unavailable(format!("{url}: {error}")),
         error => CliError::Config(format!("{url}: {error}")),
     })?;
-    println!("the tables in {url} are up to date");
-    Ok(())
+    writeln!(std::io::stdout(), "the tables in {url} are up to date").map_err(CliError::stdout)
 }

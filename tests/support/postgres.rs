@@ -3,6 +3,7 @@
 //! The unit tests include this file, too.
 
 #![allow(dead_code, reason = "each of the two test binaries uses a part of it")]
+#![allow(clippy::disallowed_methods, reason = "it waits for another process by the machine's clock")]
 
 use std::io::Write as _;
 use std::net::TcpListener;
@@ -211,6 +212,6 @@ fn user() -> User {
     if !is_root() {
         return User(None);
     }
-    let of = |flag| id(&[flag, "postgres"]).or_else(|| id(&[flag, "nobody"])).expect("a user that is not root");
+    let of = |flag| id(&[flag, "postgres"]).or_else(|| id(&[flag, "nobody"])).unwrap();
     User(Some((of("-u"), of("-g"))))
 }

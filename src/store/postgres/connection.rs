@@ -64,6 +64,10 @@ struct Encoding {
 }
 
 /// Connects. To be called on the thread that will use the connection.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long a silent server is waited for, by the runtime of this connection"
+)]
 pub(super) fn connect(
     config: &PostgresConfig,
     tls: Option<&MakeRustlsConnect>,
