@@ -7,6 +7,7 @@ mod support;
 mod backpressure;
 mod bad_input;
 mod crash;
+mod dead_letters;
 mod determinism;
 mod embed;
 mod examples;

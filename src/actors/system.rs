@@ -79,6 +79,7 @@ pub struct System {
     streams: Vec<StreamHandle>,
     pipelines: Vec<PipelineHandle>,
     intakes: Vec<PipelineHandle>,
+    store: Store,
     stats: Arc<StatsRegistry>,
     clock: Clock,
     drain: watch::Sender<Option<Position>>,
@@ -196,6 +197,7 @@ impl System {
             streams: Vec::new(),
             pipelines: Vec::new(),
             intakes: Vec::new(),
+            store: store.clone(),
             stats,
             clock,
             drain,
@@ -336,6 +338,11 @@ impl System {
     /// The intakes of its streams, under the names `@<stream>`: they take orders as pipelines do.
     pub fn intakes(&self) -> &[PipelineHandle] {
         &self.intakes
+    }
+
+    /// Where its results and letters are.
+    pub fn store(&self) -> Store {
+        self.store.clone()
     }
 
     /// What can be seen of it.

@@ -37,6 +37,11 @@ impl Daemon {
         if body.is_null() { self.call(request, "") } else { self.call(request, &body.to_string()) }
     }
 
+    /// The answer to a DELETE.
+    pub(super) fn delete(&self, path: &str) -> Result<Value, CliError> {
+        self.call(Request::delete(self.address(path)), ())
+    }
+
     fn address(&self, path: &str) -> String {
         let base = self.url.trim_end_matches('/');
         if base.contains("://") { format!("{base}{path}") } else { format!("http://{base}{path}") }

@@ -3,6 +3,7 @@
 
 mod api;
 mod demo;
+mod dlq;
 mod error;
 mod generate;
 mod logging;
@@ -55,6 +56,7 @@ enum Verb {
     Send(send::Args),
     Generate(generate::Args),
     Query(query::Args),
+    Dlq(dlq::Args),
     Stats(stats::Args),
     Pipeline(pipeline::Args),
 }
@@ -97,6 +99,7 @@ fn dispatch(verb: Verb) -> Result<(), CliError> {
         Verb::Send(args) => send::run(args),
         Verb::Generate(args) => generate::run(args),
         Verb::Query(args) => query::run(&args),
+        Verb::Dlq(args) => dlq::run(&args),
         Verb::Stats(args) => stats::run(&args),
         Verb::Pipeline(args) => pipeline::run(&args),
     }

@@ -1,10 +1,10 @@
 //! The HTTP edge: bodies of events, health, readiness, stats, rows; `pipelines` is what operators tell them.
 
-mod pipelines;
-
 mod auth;
 mod body;
 mod ingest;
+mod letters;
+mod pipelines;
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use serde::Deserialize;
 use crate::actors::{PipelineHandle, StatsRegistry, StreamHandle, System};
 use crate::config::HttpConfig;
 use crate::limits::RESULT_ROWS_MAX;
-use crate::store::{Query, StoreError};
+use crate::store::{Query, Store, StoreError};
 use auth::Access;
 use body::Bodies;
 
@@ -33,6 +33,7 @@ pub struct Shared {
     pub intakes: Arc<Vec<PipelineHandle>>,
     /// Streams, in the order of the config.
     pub streams: Arc<Vec<StreamHandle>>,
+    store: Store,
     access: Access,
     bodies: Bodies,
 }
@@ -45,6 +46,7 @@ impl Shared {
             pipelines: Arc::new(system.pipelines().to_vec()),
             intakes: Arc::new(system.intakes().to_vec()),
             streams: Arc::new(system.streams().to_vec()),
+            store: system.store(),
             access: Access::new(config, system.streams()),
             bodies: Bodies::new(),
         }
@@ -65,6 +67,7 @@ pub fn server(listener: TcpListener, shared: Shared) -> std::io::Result<Server> 
             .route("/api/v1/stats", web::get().to(stats))
             .route("/api/v1/pipelines/{name}/results", web::get().to(results))
             .configure(pipelines::routes)
+            .configure(letters::routes)
             .route("/api/v1/streams/{name}/events", web::post().to(ingest::events))
             .default_service(web::to(async || error(StatusCode::NOT_FOUND, "not_found", "there is no such path")))
     })

@@ -8,7 +8,10 @@ use tokio::sync::oneshot;
 use super::postgres::Postgres;
 use super::session::{Access, Database, Line, Session};
 use super::sqlite::Sqlite;
-use super::{Admit, Definition, Flush, Flushed, Query, ResultRows, Snapshot, StoreError, begin, commit};
+use super::{
+    Admit, Definition, Flush, Flushed, LetterFilter, LetterId, LetterReason, Query, ResultRows, Snapshot, StoreError,
+    StoredLetter, begin, commit,
+};
 use crate::config::StoreUrl;
 
 /// Jobs that wait for a thread. Each pipeline has one under way, so that this is reached only when something is wrong;
@@ -22,12 +25,14 @@ type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 enum Job {
     Begin { definition: Arc<dyn Definition>, stream: String, admit: Admit, reply: Reply<Snapshot> },
     Flush(Flush),
+    Purge { filter: LetterFilter, reply: Reply<u64> },
 }
 
-struct Read {
-    pipeline: String,
-    query: Query,
-    reply: Reply<ResultRows>,
+enum Read {
+    Rows { pipeline: String, query: Query, reply: Reply<ResultRows> },
+    Letters { filter: LetterFilter, after: Option<LetterId>, limit: usize, reply: Reply<Vec<StoredLetter>> },
+    Letter { id: LetterId, reply: Reply<Option<StoredLetter>> },
+    Reasons { filter: LetterFilter, limit: usize, reply: Reply<Vec<LetterReason>> },
 }
 
 /// A store: its threads have one connection each and are fed by bounded channels; one only reads, so that a query never
@@ -119,10 +124,51 @@ impl Store {
     /// # Errors
     /// As the store answers.
     pub async fn rows(&self, pipeline: &str, query: Query) -> Result<ResultRows, StoreError> {
+        self.read(|reply| Read::Rows { pipeline: pipeline.to_owned(), query, reply }).await
+    }
+
+    /// Dead letters, the latest positions of each stream first, behind one of them; the beginnings of their lines.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn letters(
+        &self,
+        filter: LetterFilter,
+        after: Option<LetterId>,
+        limit: usize,
+    ) -> Result<Vec<StoredLetter>, StoreError> {
+        self.read(|reply| Read::Letters { filter, after, limit, reply }).await
+    }
+
+    /// One dead letter, whole.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn letter(&self, id: LetterId) -> Result<Option<StoredLetter>, StoreError> {
+        self.read(|reply| Read::Letter { id, reply }).await
+    }
+
+    /// How many dead letters have which reason, the most frequent first.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn letter_reasons(&self, filter: LetterFilter, limit: usize) -> Result<Vec<LetterReason>, StoreError> {
+        self.read(|reply| Read::Reasons { filter, limit, reply }).await
+    }
+
+    /// Deletes dead letters; how many.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn purge_letters(&self, filter: LetterFilter) -> Result<u64, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.reads
-            .try_send(Read { pipeline: pipeline.to_owned(), query, reply })
-            .map_err(|refused| unsent(&refused))?;
+        self.jobs.try_send(Job::Purge { filter, reply }).map_err(|refused| unsent(&refused))?;
+        answer.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    async fn read<T>(&self, job: impl FnOnce(Reply<T>) -> Read) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.reads.try_send(job(reply)).map_err(|refused| unsent(&refused))?;
         answer.await.unwrap_or_else(|_| Err(ended()))
     }
 }
@@ -159,6 +205,7 @@ fn write_all<D: Database>(mut line: Line<D>, jobs: &Receiver<Job>) {
                 drop(chunks);
                 answer(reply, flushed);
             }
+            Job::Purge { filter, reply } => answer(reply, line.run(|session| session.purge_letters(&filter))),
         }
     }
 }
@@ -178,8 +225,19 @@ fn settle<D: Database>(
 }
 
 fn read_all<D: Database>(mut line: Line<D>, reads: &Receiver<Read>) {
-    for Read { pipeline, query, reply } in reads {
-        answer(reply, line.run(|session| session.rows(&pipeline, &query)));
+    for read in reads {
+        match read {
+            Read::Rows { pipeline, query, reply } => {
+                answer(reply, line.run(|session| session.rows(&pipeline, &query)));
+            }
+            Read::Letters { filter, after, limit, reply } => {
+                answer(reply, line.run(|session| session.letters(&filter, after.as_ref(), limit as i64)));
+            }
+            Read::Letter { id, reply } => answer(reply, line.run(|session| session.letter(&id))),
+            Read::Reasons { filter, limit, reply } => {
+                answer(reply, line.run(|session| session.letter_reasons(&filter, limit as i64)));
+            }
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod commit;
 mod error;
 mod handle;
 mod image;
+mod letters;
 mod names;
 mod plain;
 mod postgres;
@@ -28,6 +29,7 @@ use crate::event::{Account, Letter, Position};
 
 pub use error::StoreError;
 pub use handle::Store;
+pub use letters::{LetterFilter, LetterId, LetterReason, StoredLetter};
 
 /// The private state of one group in one window or pane, encoded (versioned and mergeable; see `window`).
 pub type StateBytes = Vec<u8>;

@@ -74,14 +74,30 @@ impl From<CheckpointRow> for Checkpoint {
     }
 }
 
+#[diesel::declare_sql_function]
+extern "SQL" {
+    /// The bytes from a place (1 is the first) on, at most so many.
+    fn substr(
+        bytes: diesel::sql_types::Binary,
+        from: diesel::sql_types::Integer,
+        count: diesel::sql_types::Integer,
+    ) -> diesel::sql_types::Binary;
+
+    /// How many bytes.
+    fn length(bytes: diesel::sql_types::Binary) -> diesel::sql_types::Integer;
+}
+
 macro_rules! plain_tables {
     ($Connection:ty) => {
         use diesel::prelude::*;
 
-        use crate::store::plain::CheckpointRow;
-        use crate::store::schema::{checkpoints, pane_states, pipelines, window_results};
+        use diesel::dsl::{count_star, max};
+
+        use crate::store::letters::LetterTuple;
+        use crate::store::plain::{CheckpointRow, length, substr};
+        use crate::store::schema::{checkpoints, dead_letters, pane_states, pipelines, window_results};
         use crate::store::session::{open_pane, open_row};
-        use crate::store::{Change, Checkpoint, Fence, StoreError};
+        use crate::store::{Change, Checkpoint, Fence, LetterFilter, LetterId, LetterReason, StoreError, StoredLetter};
 
         pub(super) fn definition_hash(
             connection: &mut $Connection,
@@ -197,6 +213,120 @@ macro_rules! plain_tables {
                 .set(CheckpointRow::from(checkpoint))
                 .execute(connection)?;
             Ok(())
+        }
+
+        /// Letters of a filter, the latest positions of each stream first, with at most so many bytes of their lines.
+        pub(super) fn letters(
+            connection: &mut $Connection,
+            filter: &LetterFilter,
+            after: Option<&LetterId>,
+            line_bytes: i32,
+            limit: i64,
+        ) -> Result<Vec<StoredLetter>, StoreError> {
+            use dead_letters as letters;
+            let behind = after.cloned().unwrap_or(LetterId {
+                stream: String::new(),
+                position: i64::MAX,
+                pipeline: String::new(),
+            });
+            let rows: Vec<LetterTuple> = letters::table
+                .filter(
+                    letters::pipeline
+                        .eq(filter.pipeline.as_deref().unwrap_or_default())
+                        .or(is(filter.pipeline.is_none())),
+                )
+                .filter(letters::kind.eq(filter.kind.as_deref().unwrap_or_default()).or(is(filter.kind.is_none())))
+                .filter(letters::failed_at.lt(filter.before.unwrap_or(i64::MAX)))
+                .filter(
+                    letters::stream.gt(&behind.stream).or(letters::stream.eq(&behind.stream).and(
+                        letters::position
+                            .lt(behind.position)
+                            .or(letters::position.eq(behind.position).and(letters::pipeline.gt(&behind.pipeline))),
+                    )),
+                )
+                .order((letters::stream, letters::position.desc(), letters::pipeline))
+                .limit(limit)
+                .select((
+                    letters::stream,
+                    letters::position,
+                    letters::pipeline,
+                    letters::kind,
+                    letters::stage,
+                    letters::reason,
+                    letters::producer,
+                    letters::peer,
+                    letters::attempts,
+                    letters::failed_at,
+                    letters::replayed_at,
+                    substr(letters::line, 1, line_bytes),
+                    length(letters::line),
+                ))
+                .load(connection)?;
+            Ok(rows.into_iter().map(StoredLetter::from).collect())
+        }
+
+        /// One letter, whole.
+        pub(super) fn letter(connection: &mut $Connection, id: &LetterId) -> Result<Option<StoredLetter>, StoreError> {
+            let before = LetterId { position: id.position.saturating_add(1), pipeline: String::new(), ..id.clone() };
+            let filter = LetterFilter { pipeline: Some(id.pipeline.clone()), ..LetterFilter::default() };
+            let found = letters(connection, &filter, Some(&before), i32::MAX, 1)?;
+            Ok(found.into_iter().find(|letter| letter.position == id.position && letter.stream == id.stream))
+        }
+
+        /// How many letters have which reason, the most frequent first.
+        pub(super) fn letter_reasons(
+            connection: &mut $Connection,
+            filter: &LetterFilter,
+            limit: i64,
+        ) -> Result<Vec<LetterReason>, StoreError> {
+            use dead_letters as letters;
+            let rows: Vec<(String, String, String, String, i64, Option<i64>)> = letters::table
+                .filter(
+                    letters::pipeline
+                        .eq(filter.pipeline.as_deref().unwrap_or_default())
+                        .or(is(filter.pipeline.is_none())),
+                )
+                .filter(letters::kind.eq(filter.kind.as_deref().unwrap_or_default()).or(is(filter.kind.is_none())))
+                .filter(letters::failed_at.lt(filter.before.unwrap_or(i64::MAX)))
+                .group_by((letters::pipeline, letters::kind, letters::stage, letters::reason))
+                .order((count_star().desc(), letters::pipeline, letters::kind, letters::stage, letters::reason))
+                .limit(limit)
+                .select((
+                    letters::pipeline,
+                    letters::kind,
+                    letters::stage,
+                    letters::reason,
+                    count_star(),
+                    max(letters::position),
+                ))
+                .load(connection)?;
+            let reason = |(pipeline, kind, stage, reason, count, last_position)| LetterReason {
+                pipeline,
+                kind,
+                stage,
+                reason,
+                count,
+                last_position,
+            };
+            Ok(rows.into_iter().map(reason).collect())
+        }
+
+        /// Deletes letters; how many.
+        pub(super) fn purge_letters(connection: &mut $Connection, filter: &LetterFilter) -> Result<u64, StoreError> {
+            use dead_letters as letters;
+            let these = letters::table
+                .filter(
+                    letters::pipeline
+                        .eq(filter.pipeline.as_deref().unwrap_or_default())
+                        .or(is(filter.pipeline.is_none())),
+                )
+                .filter(letters::kind.eq(filter.kind.as_deref().unwrap_or_default()).or(is(filter.kind.is_none())))
+                .filter(letters::failed_at.lt(filter.before.unwrap_or(i64::MAX)));
+            Ok(diesel::delete(these).execute(connection)? as u64)
+        }
+
+        fn is(yes: bool) -> diesel::dsl::AsExprOf<bool, diesel::sql_types::Bool> {
+            yes.into_sql::<diesel::sql_types::Bool>()
         }
 
         /// Whether a pipeline of this name is registered, and else what to answer.

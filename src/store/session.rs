@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use super::image::{Key, PaneImage, RowImage};
-use super::{Change, Checkpoint, Definition, Fence, Query, ResultRows, StateBytes, StoreError};
+use super::{
+    Change, Checkpoint, Definition, Fence, LetterFilter, LetterId, LetterReason, Query, ResultRows, StateBytes,
+    StoreError, StoredLetter,
+};
 use crate::event::Letter;
 
 /// Whether a connection may write.
@@ -75,6 +78,20 @@ pub(super) trait Session {
     fn save_checkpoint(&mut self, pipeline: &str, checkpoint: &Checkpoint) -> Result<(), StoreError>;
     /// The number of the last commit, once no transaction of this pipeline is under way.
     fn commits(&mut self, pipeline: &str) -> Result<i64, StoreError>;
+
+    /// Letters of a filter, the latest positions of each stream first, behind one of them.
+    fn letters(
+        &mut self,
+        filter: &LetterFilter,
+        after: Option<&LetterId>,
+        limit: i64,
+    ) -> Result<Vec<StoredLetter>, StoreError>;
+    /// One letter, whole.
+    fn letter(&mut self, id: &LetterId) -> Result<Option<StoredLetter>, StoreError>;
+    /// How many letters have which reason, the most frequent first.
+    fn letter_reasons(&mut self, filter: &LetterFilter, limit: i64) -> Result<Vec<LetterReason>, StoreError>;
+    /// Deletes letters; how many.
+    fn purge_letters(&mut self, filter: &LetterFilter) -> Result<u64, StoreError>;
 
     /// Rows of a pipeline's view: the latest windows first, then by group.
     fn rows(&mut self, pipeline: &str, query: &Query) -> Result<ResultRows, StoreError>;

@@ -20,9 +20,13 @@ use diesel::prelude::*;
 use super::image::{Key, PaneImage, RowImage};
 use super::schema::checkpoints;
 use super::session::{Access, Database, Session, Stored};
-use super::{Change, Checkpoint, Definition, Fence, Query, ResultRows, StoreError};
+use super::{
+    Change, Checkpoint, Definition, Fence, LetterFilter, LetterId, LetterReason, Query, ResultRows, StoreError,
+    StoredLetter,
+};
 use crate::config::PostgresConfig;
 use crate::event::Letter;
+use crate::limits::LETTER_LINE_SHOWN_BYTES;
 use connection::Connection;
 use sqlstate::LastState;
 
@@ -135,6 +139,31 @@ impl Session for PostgresSession {
         self.state.clear();
         let number = checkpoints::table.find(pipeline).select(checkpoints::commits).for_update();
         Ok(number.first(&mut self.connection)?)
+    }
+
+    fn letters(
+        &mut self,
+        filter: &LetterFilter,
+        after: Option<&LetterId>,
+        limit: i64,
+    ) -> Result<Vec<StoredLetter>, StoreError> {
+        self.state.clear();
+        plain::letters(&mut self.connection, filter, after, LETTER_LINE_SHOWN_BYTES, limit)
+    }
+
+    fn letter(&mut self, id: &LetterId) -> Result<Option<StoredLetter>, StoreError> {
+        self.state.clear();
+        plain::letter(&mut self.connection, id)
+    }
+
+    fn letter_reasons(&mut self, filter: &LetterFilter, limit: i64) -> Result<Vec<LetterReason>, StoreError> {
+        self.state.clear();
+        plain::letter_reasons(&mut self.connection, filter, limit)
+    }
+
+    fn purge_letters(&mut self, filter: &LetterFilter) -> Result<u64, StoreError> {
+        self.state.clear();
+        plain::purge_letters(&mut self.connection, filter)
     }
 
     fn rows(&mut self, pipeline: &str, query: &Query) -> Result<ResultRows, StoreError> {

@@ -15,8 +15,12 @@ use diesel::prelude::*;
 use super::image::{Key, PaneImage, RowImage};
 use super::schema::{checkpoints, dead_letters, window_results};
 use super::session::{Access, Database, Session, Stored};
-use super::{Change, Checkpoint, Definition, Fence, Query, ResultRows, StoreError};
+use super::{
+    Change, Checkpoint, Definition, Fence, LetterFilter, LetterId, LetterReason, Query, ResultRows, StoreError,
+    StoredLetter,
+};
 use crate::event::Letter;
+use crate::limits::LETTER_LINE_SHOWN_BYTES;
 use upsert::{UpsertPane, UpsertRow};
 
 /// A file.
@@ -178,6 +182,27 @@ impl Session for SqliteSession {
 
     fn commits(&mut self, pipeline: &str) -> Result<i64, StoreError> {
         Ok(checkpoints::table.find(pipeline).select(checkpoints::commits).first(&mut self.connection)?)
+    }
+
+    fn letters(
+        &mut self,
+        filter: &LetterFilter,
+        after: Option<&LetterId>,
+        limit: i64,
+    ) -> Result<Vec<StoredLetter>, StoreError> {
+        plain::letters(&mut self.connection, filter, after, LETTER_LINE_SHOWN_BYTES, limit)
+    }
+
+    fn letter(&mut self, id: &LetterId) -> Result<Option<StoredLetter>, StoreError> {
+        plain::letter(&mut self.connection, id)
+    }
+
+    fn letter_reasons(&mut self, filter: &LetterFilter, limit: i64) -> Result<Vec<LetterReason>, StoreError> {
+        plain::letter_reasons(&mut self.connection, filter, limit)
+    }
+
+    fn purge_letters(&mut self, filter: &LetterFilter) -> Result<u64, StoreError> {
+        plain::purge_letters(&mut self.connection, filter)
     }
 
     fn rows(&mut self, pipeline: &str, query: &Query) -> Result<ResultRows, StoreError> {

@@ -23,6 +23,7 @@ macro_rules! on_both {
 
 mod flushes;
 mod hostile;
+mod letters;
 #[path = "../../../tests/support/postgres.rs"]
 mod postgres;
 mod refusals;
