@@ -24,7 +24,7 @@ use crate::store::{Change, Checkpoint, Chunk, Definition, Fence, Flush as Transa
 const CHUNKS_MAX: usize = 64 * 1024;
 /// The pause after a first failed flush; it doubles with each further one.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(30);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// Between half of a pause and the whole, so that many pipelines do not come back at the same moment.
 pub fn jittered(pause: Duration) -> Duration {
@@ -261,7 +261,7 @@ impl Work {
         match error {
             StoreError::Fenced(_) => context.keeper.end(Ended::Fenced),
             StoreError::Refused(_) | StoreError::Schema(_) => context.keeper.end(Ended::Refused(error.to_string())),
-            StoreError::Unknown(_) => context.keeper.end(Ended::Broken(error.to_string())),
+            StoreError::Unknown(_) => context.keeper.end(Ended::Away(error.to_string())),
             StoreError::Away(_) | StoreError::GivenUp => {
                 self.pause = (self.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
                 let pause = jittered(self.pause);

@@ -24,7 +24,7 @@ use crate::units::format_size;
 
 /// The pause before a generation is rebuilt; it doubles while it dies at the same position.
 const REBIRTH_PAUSE_MIN: Duration = Duration::from_millis(50);
-const REBIRTH_PAUSE_MAX: Duration = Duration::from_secs(30);
+const REBIRTH_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// So often a generation may die at one position.
 const DEATHS_MAX: u32 = 3;
 /// So long the end of a generation is waited for.
@@ -228,6 +228,14 @@ impl Pipeline {
             Ended::Fenced => {
                 self.stop(PipelineState::Fenced, "another writer has taken over this pipeline".into());
                 return Then::Stopped;
+            }
+            // No death: however often that happens at one position, it is not the pipeline's fault.
+            Ended::Away(reason) => {
+                log::warn!("pipeline {}: {reason}; reading it again from the store", self.stats.name);
+                self.stats.restarts.fetch_add(1, Ordering::Relaxed);
+                self.stats.inner.lock().state = PipelineState::Starting;
+                self.stats.away(reason, self.clock.elapsed());
+                return Then::Again(deaths.pause());
             }
             Ended::Actor(reason) | Ended::Broken(reason) => reason,
         };

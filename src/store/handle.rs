@@ -201,9 +201,13 @@ fn write_all<D: Database>(mut line: Line<D>, jobs: &Receiver<Job>) {
                     (Err(error), Some(attempt)) => settle(&mut line, definition.pipeline(), attempt, error),
                     (flushed, _) => flushed,
                 };
-                // Whoever still sends learns of the end from the channel, perhaps before the reply.
-                drop(chunks);
+                let failed = flushed.is_err();
                 answer(reply, flushed);
+                if failed {
+                    // What is in the channel holds credit, which a channel without a receiver would keep: whoever still
+                    // has to send the rest would wait for it, and never come to the end.
+                    chunks.iter().for_each(drop);
+                }
             }
             Job::Purge { filter, reply } => answer(reply, line.run(|session| session.purge_letters(&filter))),
         }

@@ -214,13 +214,19 @@ on_both! {
 }
 
 on_both! {
-    async fn a_flush_that_failed_takes_no_more_chunks(bench: Bench) {
+    async fn a_flush_that_failed_gives_all_credit_back_while_more_is_sent(bench: Bench) {
         let definition = by_path("hits");
         let mut fence = bench.begin(&definition).await.fence;
         fence.epoch += 1;
         let open = open_flush(&bench.store, &definition, fence);
+        let home = Arc::new(AtomicUsize::new(0));
+        let chunk = || Chunk::Changes(vec![row(0, "/a", 1, 1)], Box::new(Credit(home.clone())));
+        (0..100).for_each(|_| open.chunks.send(chunk()).unwrap());
         open.reply.await.unwrap().unwrap_err();
-        open.chunks.send(Chunk::Finish(at(1, 1))).unwrap_err();
+        (0..100).for_each(|_| open.chunks.send(chunk()).unwrap());
+        while home.load(Ordering::SeqCst) < 200 {
+            std::thread::yield_now();
+        }
     }
 }
 
