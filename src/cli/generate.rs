@@ -140,16 +140,19 @@ mod tests {
 
         let clock = Clock::manual(0);
         let pace = Pace::new(clock.clone()).unwrap();
-        let hand = std::thread::spawn(move || {
-            // Turns the clock on until all is written: the writer only ever waits for it.
-            (0..1_000).for_each(|_| {
-                clock.advance(Duration::from_millis(20));
-                std::thread::yield_now();
-            });
-        });
+        let written = std::sync::atomic::AtomicBool::new(false);
         let mut out = Vec::new();
-        write_events(&mut Shop::new(1, 0, 1_000, 0), 1_000, Some(300), &pace, &mut out).unwrap();
-        hand.join().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // Turns the clock on until all is written, however late the writer comes: it only ever waits for it.
+                while !written.load(std::sync::atomic::Ordering::SeqCst) {
+                    clock.advance(Duration::from_millis(20));
+                    std::thread::yield_now();
+                }
+            });
+            write_events(&mut Shop::new(1, 0, 1_000, 0), 1_000, Some(300), &pace, &mut out).unwrap();
+            written.store(true, std::sync::atomic::Ordering::SeqCst);
+        });
         assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 300);
         assert!(pace.elapsed() >= Duration::from_millis(299), "{:?}", pace.elapsed());
     }

@@ -5,9 +5,9 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Shared, error};
+use super::{Shared, error, of_store};
 use crate::limits::LETTERS_MAX;
-use crate::store::{LetterFilter, LetterId, StoreError};
+use crate::store::{LetterFilter, LetterId};
 
 /// The routes.
 pub(super) fn routes(config: &mut web::ServiceConfig) {
@@ -113,12 +113,4 @@ async fn purge(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse 
 
 fn bad(message: &str) -> HttpResponse {
     error(StatusCode::BAD_REQUEST, "bad_request", message)
-}
-
-fn of_store(reason: &StoreError) -> HttpResponse {
-    let (status, code) = match reason {
-        StoreError::Away(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_away"),
-        _ => (StatusCode::INTERNAL_SERVER_ERROR, "store"),
-    };
-    error(status, code, &reason.to_string())
 }

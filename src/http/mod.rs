@@ -125,7 +125,15 @@ async fn results(shared: web::Data<Shared>, name: web::Path<String>, query: web:
     };
     match pipeline.rows(query).await {
         Ok(rows) => HttpResponse::Ok().json(rows),
-        Err(reason @ StoreError::Away(_)) => error(StatusCode::SERVICE_UNAVAILABLE, "store_away", &reason.to_string()),
-        Err(reason) => error(StatusCode::INTERNAL_SERVER_ERROR, "store", &reason.to_string()),
+        Err(reason) => of_store(&reason),
     }
+}
+
+/// What the store said no to: 503 where it is away.
+fn of_store(reason: &StoreError) -> HttpResponse {
+    let (status, code) = match reason {
+        StoreError::Away(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_away"),
+        _ => (StatusCode::INTERNAL_SERVER_ERROR, "store"),
+    };
+    error(status, code, &reason.to_string())
 }

@@ -8,8 +8,7 @@ use sha2::{Digest, Sha256};
 use super::connection::Connection;
 use crate::config::ColumnType;
 use crate::store::begin::hex;
-use crate::store::image::object;
-use crate::store::names::{FIXED, identifier, literal, now_name};
+use crate::store::names::{empty_values, identifier, literal, now_name, select_list, watermark};
 use crate::store::{Column, Definition, StoreError};
 
 #[derive(QueryableByName)]
@@ -83,8 +82,7 @@ fn now_view(definition: &dyn Definition) -> String {
          WHERE pipeline = {whose} AND window_start <= {watermark} AND window_end = (\n    {next})"
     );
     if definition.group_columns() == 0 {
-        let names: Vec<String> = definition.columns().into_iter().map(|column| column.name).collect();
-        let empty = literal(&object(&names, &definition.empty_values()));
+        let empty = empty_values(definition);
         source.push_str(&format!(
             "\n  UNION ALL\n  SELECT NULL::bigint, NULL::bigint, false, false, NULL::bigint, '{{}}'::json, {empty}::json\n  \
              WHERE (\n    {next}) IS NULL"
@@ -97,31 +95,8 @@ fn now_view(definition: &dyn Definition) -> String {
     )
 }
 
-/// NULL before any event, which closes no window and opens none.
-fn watermark(pipeline: &str) -> String {
-    format!("(SELECT watermark FROM checkpoints WHERE pipeline = {})", literal(pipeline))
-}
-
 fn columns(definition: &dyn Definition) -> String {
-    let closed = format!("coalesce(window_end <= {}, false)", watermark(definition.pipeline()));
-    let fixed = [
-        time("window_start"),
-        time("window_end"),
-        "window_start".to_owned(),
-        closed,
-        "partial".to_owned(),
-        "other".to_owned(),
-        time("revised_at"),
-    ];
-    let groups = definition.group_columns();
-    let own = definition.columns().into_iter().enumerate().map(|(index, column)| {
-        let object = if index < groups { "group_values" } else { "result_values" };
-        (typed(object, &column), column.name)
-    });
-    let fixed = fixed.into_iter().zip(FIXED.map(str::to_owned));
-    let lines: Vec<String> =
-        fixed.chain(own).map(|(value, name)| format!("  {value} AS {}", identifier(&name))).collect();
-    lines.join(",\n")
+    select_list(definition, time, typed, "false")
 }
 
 /// Milliseconds of a day.

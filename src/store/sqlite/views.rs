@@ -8,8 +8,7 @@ use diesel::sql_query;
 use diesel::sql_types::{Nullable, Text};
 
 use crate::config::ColumnType;
-use crate::store::image::object;
-use crate::store::names::{FIXED, identifier, literal, now_name};
+use crate::store::names::{empty_values, identifier, literal, now_name, select_list, watermark};
 use crate::store::{Column, Definition, StoreError};
 
 #[derive(QueryableByName)]
@@ -82,9 +81,7 @@ fn now_view(definition: &dyn Definition) -> String {
          WHERE pipeline = {whose} AND +window_start <= {watermark} AND window_end = (\n    {next})"
     );
     if definition.group_columns() == 0 {
-        let names: Vec<String> =
-            definition.columns().into_iter().skip(definition.group_columns()).map(|column| column.name).collect();
-        let empty = literal(&object(&names, &definition.empty_values()));
+        let empty = empty_values(definition);
         source.push_str(&format!(
             "\n  UNION ALL\n  SELECT NULL, NULL, 0, 0, NULL, '{{}}', {empty}\n  WHERE (\n    {next}) IS NULL"
         ));
@@ -97,34 +94,8 @@ fn now_view(definition: &dyn Definition) -> String {
     )
 }
 
-/// NULL before any event, which closes no window and opens none.
-fn watermark(pipeline: &str) -> String {
-    format!("(SELECT watermark FROM checkpoints WHERE pipeline = {})", literal(pipeline))
-}
-
 fn columns(definition: &dyn Definition) -> String {
-    let closed = format!("coalesce(window_end <= {}, 0)", watermark(definition.pipeline()));
-    let fixed = [
-        time_text("window_start"),
-        time_text("window_end"),
-        "window_start".to_owned(),
-        closed,
-        "partial".to_owned(),
-        "other".to_owned(),
-        time_text("revised_at"),
-    ];
-    let groups = definition.group_columns();
-    let own = definition.columns().into_iter().enumerate().map(|(index, column)| {
-        let value = match index.checked_sub(groups) {
-            None => typed("group_values", &column),
-            Some(_) => typed("result_values", &column),
-        };
-        (value, column.name)
-    });
-    let fixed = fixed.into_iter().zip(FIXED.map(str::to_owned));
-    let lines: Vec<String> =
-        fixed.chain(own).map(|(value, name)| format!("  {value} AS {}", identifier(&name))).collect();
-    lines.join(",\n")
+    select_list(definition, time_text, typed, "0")
 }
 
 /// Unix ms as `YYYY-MM-DD HH:MM:SS[.mmm]`, UTC; also before 1970, where `%` is negative.
