@@ -55,6 +55,11 @@ pub const LETTERS_MAX: usize = 1_000;
 /// Rows that one answer holds.
 pub const RESULT_ROWS_MAX: usize = 10_000;
 
+/// Bytes that letters on their way again may use above `journal_limit`.
+pub const REPLAY_BYTES_ABOVE_LIMIT: u64 = 64 * 1024 * 1024;
+/// Letters that a request for a replay can name.
+pub const REPLAY_IDS_MAX: usize = 1_000;
+
 const _: () = assert!(HTTP_BODY_BYTES_MAX < HTTP_BODIES_BYTES_MAX);
 const _: () = assert!(OVERLONG_LINE_KEPT_BYTES < BATCH_BYTES_MAX);
 const _: () = assert!(JSON_DEPTH_MAX <= 128, "parsers recurse this deep on a small stack");

@@ -18,4 +18,5 @@ mod operate;
 mod ownership;
 mod postgres;
 mod protocol;
+mod replay;
 mod tidy;

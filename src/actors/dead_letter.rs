@@ -9,9 +9,9 @@ use actix::{Actor, ActorFutureExt, AtomicResponse, Context, Handler, WrapFuture}
 
 use super::guard::Guard;
 use super::mailbox::{Inlet, Outlet, Parcel};
-use super::messages::{Barrier, Changes, Letters, Share, WindowBarrier, change_weight};
+use super::messages::{Barrier, Changes, Letters, Share, WindowBarrier, change_weight, letters_weight};
 use super::stats::ActorStats;
-use crate::event::Letter;
+use crate::event::{Counted, Letter, Position};
 use crate::limits::BATCH_BYTES_MAX;
 use crate::store::Change;
 
@@ -19,8 +19,8 @@ use crate::store::Change;
 pub struct DeadLetter {
     windows: usize,
     flush: Outlet<Changes>,
-    /// Letters that are not committed, by epoch.
-    letters: BTreeMap<u64, Vec<Letter>>,
+    /// What is not committed, by epoch.
+    open: BTreeMap<u64, Open>,
     /// Of the epoch that is being aligned: barriers that have come, and the stage's, which comes first or in between.
     aligned: usize,
     /// Bytes that wait for a commit, of the whole pipeline; Flush takes off what it has committed.
@@ -28,6 +28,14 @@ pub struct DeadLetter {
     stats: Arc<ActorStats>,
     _guard: Guard,
     _inlets: Vec<Inlet>,
+}
+
+/// What came in one epoch.
+#[derive(Default)]
+struct Open {
+    letters: Vec<Letter>,
+    counted: Vec<Counted>,
+    bytes: u64,
 }
 
 impl DeadLetter {
@@ -39,8 +47,8 @@ impl DeadLetter {
         guard: Guard,
         inlets: Vec<Inlet>,
     ) -> Self {
-        let letters = BTreeMap::new();
-        Self { windows, flush, letters, aligned: 0, open_bytes, stats, _guard: guard, _inlets: inlets }
+        let open = BTreeMap::new();
+        Self { windows, flush, open, aligned: 0, open_bytes, stats, _guard: guard, _inlets: inlets }
     }
 
     /// One more barrier has come. The pieces for Flush, when it was the last.
@@ -50,12 +58,12 @@ impl DeadLetter {
             return Vec::new();
         }
         self.aligned = 0;
-        self.letters = self.letters.split_off(&(barrier.committed + 1));
+        self.open = self.open.split_off(&(barrier.committed + 1));
         let part = self.windows;
         let (mut pieces, mut changes, mut bytes) = (Vec::new(), Vec::new(), 0);
         // Letters of later epochs may be here already: a window that is ahead of another sends them.
-        for letter in self.letters.range(..=barrier.epoch).flat_map(|(_, letters)| letters) {
-            let change = Change::Letter(letter.clone());
+        let open = || self.open.range(..=barrier.epoch).map(|(_, open)| open);
+        for change in settled(open()) {
             bytes += change_weight(&change);
             changes.push(change);
             if bytes >= BATCH_BYTES_MAX {
@@ -66,7 +74,8 @@ impl DeadLetter {
         }
         // The stage counted its part of the account up to this barrier.
         let account = barrier.checkpoint.account;
-        let last = Some(Share { account, ..Share::default() });
+        let letter_bytes = open().map(|open| open.bytes).sum();
+        let last = Some(Share { account, letter_bytes, ..Share::default() });
         pieces.push(Changes { barrier: barrier.clone(), part, changes, last });
         pieces
     }
@@ -86,6 +95,29 @@ impl DeadLetter {
     }
 }
 
+/// What becomes of each letter, where several records may be about the same one: the last record decides. Letters come
+/// before what has counted.
+fn settled<'a>(open: impl Iterator<Item = &'a Open>) -> Vec<Change> {
+    let mut letters: BTreeMap<Position, Letter> = BTreeMap::new();
+    let mut counted: BTreeMap<Position, Counted> = BTreeMap::new();
+    for open in open {
+        for letter in &open.letters {
+            match letters.get_mut(&letter.position) {
+                None => drop(letters.insert(letter.position, letter.clone())),
+                Some(before) => before.merge(letter.clone()),
+            }
+        }
+        for now in &open.counted {
+            let last = counted.entry(now.position).or_insert(*now);
+            if now.record > last.record {
+                *last = *now;
+            }
+        }
+    }
+    counted.retain(|position, counted| letters.get(position).is_none_or(|letter| letter.record < counted.record));
+    letters.into_values().map(Change::Letter).chain(counted.into_values().map(Change::Counted)).collect()
+}
+
 impl Actor for DeadLetter {
     type Context = Context<Self>;
 
@@ -98,11 +130,14 @@ impl Handler<Parcel<Letters>> for DeadLetter {
     type Result = ();
 
     fn handle(&mut self, parcel: Parcel<Letters>, _: &mut Context<Self>) {
-        let Letters { letters, epoch } = parcel.message;
-        let bytes: usize = letters.iter().map(Letter::weight).sum();
-        self.open_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        let bytes = letters_weight(&parcel.message) as u64;
+        let Letters { letters, counted, epoch } = parcel.message;
+        self.open_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.stats.handled(letters.len() as u64, std::time::Duration::ZERO);
-        self.letters.entry(epoch).or_default().extend(letters);
+        let open = self.open.entry(epoch).or_default();
+        open.letters.extend(letters);
+        open.counted.extend(counted);
+        open.bytes += bytes;
     }
 }
 
@@ -119,5 +154,66 @@ impl Handler<Parcel<WindowBarrier>> for DeadLetter {
 
     fn handle(&mut self, parcel: Parcel<WindowBarrier>, _: &mut Context<Self>) -> Self::Result {
         self.answer(&parcel.message.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{LetterKind, Origin};
+
+    fn letter(position: Position, record: Position) -> Letter {
+        Letter {
+            position,
+            line: Vec::new(),
+            kind: LetterKind::Late,
+            stage: String::new(),
+            reason: format!("at {record}"),
+            ingest_time: 0,
+            failed_at: 0,
+            origin: Origin::default(),
+            record,
+            attempts: 1,
+            again: record != position,
+        }
+    }
+
+    fn counted(position: Position, record: Position) -> Counted {
+        Counted { position, record, at: 0 }
+    }
+
+    /// What is left: letters as position, attempts, record, whether the store has them; then the positions that counted.
+    fn left(letters: &[Letter], replayed: &[Counted]) -> (Vec<(u64, u32, u64, bool)>, Vec<u64>) {
+        let epochs = letters.iter().map(|letter| Open { letters: vec![letter.clone()], ..Open::default() });
+        let all: Vec<Open> = epochs.chain([Open { counted: replayed.to_vec(), ..Open::default() }]).collect();
+        let (mut failed, mut done) = (Vec::new(), Vec::new());
+        for change in settled(all.iter()) {
+            match change {
+                Change::Letter(letter) => failed.push((letter.position, letter.attempts, letter.record, letter.again)),
+                Change::Counted(counted) => done.push(counted.position),
+                _ => panic!("no other change"),
+            }
+        }
+        (failed, done)
+    }
+
+    #[test]
+    fn the_last_record_about_a_letter_decides() {
+        assert_eq!(
+            left(&[letter(1, 1), letter(1, 1)], &[]),
+            (vec![(1, 1, 1, false)], vec![]),
+            "two outputs of one event"
+        );
+        assert_eq!(left(&[letter(1, 7)], &[counted(1, 7)]), (vec![(1, 1, 7, true)], vec![]), "it failed again");
+        assert_eq!(left(&[], &[counted(1, 7), counted(2, 8)]), (vec![], vec![1, 2]));
+        assert_eq!(
+            left(&[letter(1, 1)], &[counted(1, 7)]),
+            (vec![(1, 1, 1, false)], vec![1]),
+            "both before one commit"
+        );
+        let thrice = [letter(1, 9), letter(1, 1), letter(1, 5)];
+        let replays = [counted(1, 5), counted(1, 9)];
+        assert_eq!(left(&thrice, &replays), (vec![(1, 3, 9, false)], vec![]));
+        assert_eq!(left(&thrice, &[replays[0], replays[1], counted(1, 11)]), (vec![(1, 3, 9, false)], vec![1]));
     }
 }

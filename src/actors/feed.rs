@@ -7,7 +7,7 @@ use super::mailbox::Outlet;
 use super::messages::{FlushDue, FlushReason, Records};
 use super::recent::{Cursor, Next, Recent};
 use super::stats::{PipelineState, PipelineStats};
-use crate::event::{Batch, Decoded, Decoder, Position, PositionRange, behind_lines, piece_end};
+use crate::event::{Batch, Decoded, Decoder, Position, PositionRange, Replay, behind_lines, piece_end};
 use crate::journal::{Block, Journal, JournalError, Payload, Reader};
 use crate::limits::BATCH_BYTES_MAX;
 use tokio::sync::watch;
@@ -147,7 +147,7 @@ impl Source {
                 None => match self.reader.next()? {
                     None => break,
                     Some(block) if block.range.upto <= from => None,
-                    Some(block) => match open(block, decoder, from) {
+                    Some(block) => match open(block, decoder, from)? {
                         Opened::Batch(batch) => Some(batch),
                         Opened::Body(body) => {
                             self.body = Some(body);
@@ -167,22 +167,31 @@ impl Source {
 }
 
 /// A block without its records up to a position: after a skip a pipeline may begin in the midst of one.
-fn open(block: Block, decoder: &Decoder, from: Position) -> Opened {
+fn open(block: Block, decoder: &Decoder, from: Position) -> Result<Opened, JournalError> {
     let before = from.saturating_sub(block.range.after);
     let (mut decoded, silence_ms, overlong) = match &block.payload {
         Payload::Lines(bytes) => (decoder.decode(bytes.clone()), None, None),
         Payload::Overlong { head, len } => (decoder.overlong(head.clone(), *len), None, Some(*len)),
         Payload::Tick { silence_ms } => (Decoded::default(), Some(*silence_ms), None),
+        Payload::Replay { letters, revision } => {
+            let name = block.origin.producer.as_deref().unwrap_or_default();
+            let replay = Replay::decode(name, *revision, letters)
+                .filter(|replay| replay.letters.len() as u64 == block.range.count())
+                .ok_or(JournalError::Unreadable { from: block.range.after + 1, upto: block.range.upto })?;
+            let decoded = replay.decoded(decoder);
+            let Block { range, ingest_time, origin, .. } = block;
+            return Ok(Opened::Batch(replay.batch(decoded, range, ingest_time, origin, before)));
+        }
         Payload::Body { lines, max_line } => {
             let at = behind_lines(lines, before);
             let (lines, max_line) = (lines.clone(), usize::try_from(*max_line).unwrap_or(usize::MAX));
-            return Opened::Body(Body { block, lines, max_line, at });
+            return Ok(Opened::Body(Body { block, lines, max_line, at }));
         }
     };
     let Block { mut range, ingest_time, origin, .. } = block;
     decoded.skip(before as usize);
     range.after += before;
-    Opened::Batch(Batch { range, ingest_time, decoded, origin, silence_ms, overlong })
+    Ok(Opened::Batch(Batch { range, ingest_time, decoded, origin, silence_ms, overlong, replay: None }))
 }
 
 impl Body {
@@ -196,7 +205,8 @@ impl Body {
             if !decoded.is_empty() {
                 let range = PositionRange::behind(from, decoded.len() as u64);
                 let (ingest_time, origin) = (self.block.ingest_time, self.block.origin.clone());
-                return Some(Batch { range, ingest_time, decoded, origin, silence_ms: None, overlong: None });
+                let (silence_ms, overlong, replay) = (None, None, None);
+                return Some(Batch { range, ingest_time, decoded, origin, silence_ms, overlong, replay });
             }
         }
         None
@@ -209,13 +219,12 @@ pub fn events_upto(journal: &Journal, decoder: &Decoder, position: Position) -> 
     let first = journal.progress().borrow().first;
     let block = journal.block_at(position.max(first))?;
     let (events, mut from) = (block.events, position.max(block.range.after));
-    let of = |batch: &Batch| (batch.decoded.len() - batch.decoded.bad.len()) as u64;
     let mut behind = 0;
-    match open(block, decoder, from) {
-        Opened::Batch(batch) => behind += of(&batch),
+    match open(block, decoder, from)? {
+        Opened::Batch(batch) => behind += batch.events(),
         Opened::Body(mut body) => {
             while let Some(batch) = body.piece(decoder, from) {
-                behind += of(&batch);
+                behind += batch.events();
                 from = batch.range.upto;
             }
         }

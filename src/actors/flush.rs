@@ -16,6 +16,7 @@ use super::mailbox::{Credit, Inlet, Parcel};
 use super::messages::{Barrier, Changes, Outcome, Share};
 use super::stats::{ActorStats, LastFlush, PipelineStats};
 use crate::clock::Clock;
+use crate::config::LetterLimit;
 use crate::event::{Account, Position};
 use crate::journal::{Journal, Progress};
 use crate::store::{Change, Checkpoint, Chunk, Definition, Fence, Flush as Transaction, Flushed, Store, StoreError};
@@ -82,6 +83,7 @@ pub struct FlushContext {
     pub stream: String,
     pub store: Store,
     pub fence: Fence,
+    pub letters: LetterLimit,
     /// The account that the generation began with.
     pub base: Account,
     pub parts: usize,
@@ -121,7 +123,6 @@ struct Open {
     early: Vec<(Vec<Change>, Credit)>,
     seen: Vec<bool>,
     shares: Vec<Option<Share>>,
-    letter_bytes: u64,
     transaction: Option<(Sender<Chunk>, Answer)>,
 }
 
@@ -143,7 +144,6 @@ impl Work {
             early: Vec::new(),
             seen: vec![false; parts],
             shares: vec![None; parts],
-            letter_bytes: 0,
             transaction: None,
         });
         if open.barrier.epoch != barrier.epoch {
@@ -154,8 +154,6 @@ impl Work {
         if last.is_some() {
             open.shares[part] = last;
         }
-        let letter_bytes = |change: &Change| if let Change::Letter(letter) = change { letter.weight() } else { 0 };
-        open.letter_bytes += changes.iter().map(letter_bytes).sum::<usize>() as u64;
         match &open.transaction {
             // Where the store has given up already, the rest of the epoch is of no use.
             Some((chunks, _)) => drop(chunks.try_send(Chunk::Changes(changes, Box::new(credit)))),
@@ -187,6 +185,7 @@ impl Work {
             definition: self.context.definition.clone(),
             stream: self.context.stream.clone(),
             fence: self.context.fence,
+            letters: self.context.letters,
             chunks: received,
             reply,
         });
@@ -203,6 +202,7 @@ impl Work {
             all.open_windows = all.open_windows.max(share.open_windows);
             all.groups += share.groups;
             all.state_bytes += share.state_bytes;
+            all.letter_bytes += share.letter_bytes;
         }
         if let Err((taken, ended)) = account.check() {
             let reason = format!(
@@ -219,23 +219,17 @@ impl Work {
         let took = self.context.clock.elapsed().saturating_sub(open.began);
         self.context.stats.handled(1, took);
         match result {
-            Ok(flushed) => self.committed(&open.barrier, checkpoint, all, open.letter_bytes, flushed, took),
+            Ok(flushed) => self.committed(&open.barrier, checkpoint, all, flushed, took),
             Err(error) => self.failed(&open.barrier, error),
         }
     }
 
-    fn committed(
-        &mut self,
-        barrier: &Barrier,
-        checkpoint: Checkpoint,
-        all: Share,
-        letter_bytes: u64,
-        flushed: Flushed,
-        took: Duration,
-    ) {
+    fn committed(&mut self, barrier: &Barrier, checkpoint: Checkpoint, all: Share, flushed: Flushed, took: Duration) {
         let context = &self.context;
         self.pause = Duration::ZERO;
-        context.open_bytes.fetch_sub(letter_bytes, Ordering::Relaxed);
+        context.open_bytes.fetch_sub(all.letter_bytes, Ordering::Relaxed);
+        context.pipeline.letters_discarded.fetch_add(flushed.discarded, Ordering::Relaxed);
+        context.pipeline.no_longer_replayed(flushed.replayed);
         {
             let mut view = context.pipeline.inner.lock();
             view.account = checkpoint.account;
@@ -261,6 +255,7 @@ impl Work {
         match error {
             StoreError::Fenced(_) => context.keeper.end(Ended::Fenced),
             StoreError::Refused(_) | StoreError::Schema(_) => context.keeper.end(Ended::Refused(error.to_string())),
+            StoreError::LettersFull { .. } => context.keeper.end(Ended::Paused(error.to_string())),
             StoreError::Unknown(_) => context.keeper.end(Ended::Away(error.to_string())),
             StoreError::Away(_) | StoreError::GivenUp => {
                 self.pause = (self.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);

@@ -133,6 +133,7 @@ impl Pipeline {
             stream: self.stream.clone(),
             store: self.store.clone(),
             fence: snapshot.fence,
+            letters: self.letters,
             base: snapshot.checkpoint.account,
             parts: windows + 1,
             progress: self.journal.progress(),
@@ -202,6 +203,7 @@ impl Pipeline {
         let mut operator = WindowOperator::new(OperatorConfig {
             window: config.window,
             late: config.late,
+            correct_for_ms: config.correct_for_ms,
             aggregates: config.aggregates.iter().map(|aggregate| aggregate.kind).collect(),
             first: FirstRecord {
                 position: checkpoint.first_position,
@@ -218,7 +220,11 @@ impl Pipeline {
                 Change::Pane { pane_start, group, state } => {
                     Open::Pane { pane_start: *pane_start, group: group.clone(), state }
                 }
-                Change::Correction { .. } | Change::PanesBefore(_) | Change::Letter(_) => continue,
+                Change::Correction { .. }
+                | Change::PanesBefore(_)
+                | Change::Letter(_)
+                | Change::Counted(_)
+                | Change::FreeLetters { .. } => continue,
             };
             let (Open::Row { group, .. } | Open::Pane { group, .. }) = &open;
             if StageOperator::window_of(group, self.windows) == index {
@@ -235,7 +241,7 @@ impl Pipeline {
         };
         let watermark = Watermark::restore(config.watermark, checkpoint.watermark, checkpoint.silence_ms);
         let operator = StageOperator::new(
-            config.clone(),
+            (config.clone(), snapshot.revision),
             &self.fields,
             &self.registry,
             self.windows,

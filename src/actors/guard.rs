@@ -11,6 +11,8 @@ pub enum Ended {
     Fenced,
     /// The store refuses the pipeline.
     Refused(String),
+    /// It waits until an operator has done something.
+    Paused(String),
     /// The store went away in a commit, and what became of that is not known: the next generation reads it.
     Away(String),
     /// The records do not follow one another, or the journal cannot be read.

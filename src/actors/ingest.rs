@@ -1,5 +1,5 @@
 //! Ingest, one a stream. Owns the order of records, the next position and the producers' numbers. Takes lines, bodies,
-//! claims, syncs and ticks; sends blocks to the journal and batches to the recent ones, where the pipelines' feeds find them.
+//! claims, syncs, ticks and letters that come again; sends blocks to the journal and batches to the recent ones, where the pipelines' feeds find them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use actix::{Actor, ActorFutureExt, AtomicResponse, Context, Handler, WrapFuture}
 use tokio::sync::Notify;
 
 use super::mailbox::{Inlet, Parcel};
-use super::messages::{Body, Claim, Claimed, Lines, Sync, Taken, Tick};
+use super::messages::{Body, Claim, Claimed, Lines, Resend, Sync, Taken, Tick};
 use super::recent::Recent;
 use super::stats::{ActorStats, StreamStats};
 use crate::clock::Clock;
-use crate::event::{Batch, Decoded, Origin, Position, PositionRange};
+use crate::event::{Batch, Decoded, Origin, Position, PositionRange, is_replay_name, replay_name};
 use crate::journal::{Block, Journal, Payload, Producer};
 use crate::limits::{PRODUCER_FORGOTTEN_AFTER_MS, PRODUCERS_MAX};
 
@@ -68,7 +68,8 @@ impl Ingest {
             .into_iter()
             .map(|(name, producer)| (name, Known { producer, session: 0, replaced: None }))
             .collect();
-        stream.producers.store(producers.len() as u64, Ordering::Relaxed);
+        let count = producers.keys().filter(|name| !is_replay_name(name)).count();
+        stream.producers.store(count as u64, Ordering::Relaxed);
         Self {
             position: journal.progress().borrow().written,
             events: journal.events(),
@@ -114,7 +115,7 @@ impl Ingest {
         let block = Block { range, ingest_time, events: self.events, origin: origin.clone(), producer_number, payload };
         self.journal.append(block, credit);
         let (decoded, overlong) = (lines.decoded, lines.overlong);
-        Some(Arc::new(Batch { range, ingest_time, decoded, origin, silence_ms: None, overlong }))
+        Some(Arc::new(Batch { range, ingest_time, decoded, origin, silence_ms: None, overlong, replay: None }))
     }
 
     /// The next positions, for so many lines.
@@ -167,17 +168,45 @@ impl Ingest {
             let range = PositionRange::behind(after, decoded.len() as u64);
             after = range.upto;
             let origin = origin.clone();
-            Arc::new(Batch { range, ingest_time, decoded, origin, silence_ms: None, overlong: None })
+            Arc::new(Batch { range, ingest_time, decoded, origin, silence_ms: None, overlong: None, replay: None })
         };
         Passed::Batches(pieces.into_iter().map(batch).collect())
+    }
+
+    /// Takes letters that come again, unless it has them.
+    fn resend(&mut self, resend: Resend, credit: Box<dyn Send>) -> Option<Arc<Batch>> {
+        let Resend { replay, decoded, numbers, reply } = resend;
+        let ingest_time = self.stamp();
+        let name: Arc<str> = replay_name(&replay.pipeline).into();
+        let number = self.producers.get(&name).map_or(0, |known| known.producer.number);
+        let after = self.position;
+        let is_next = *numbers.start() > number;
+        let range = PositionRange::behind(after, replay.letters.len() as u64);
+        let taken = if is_next { Taken::All(range.upto) } else { Taken::NotNext(Claimed { number, position: after }) };
+        // It may have ended meanwhile.
+        let _ = reply.send(taken);
+        if !is_next {
+            return None;
+        }
+        let producer_number = *numbers.end();
+        let producer = Producer { number: producer_number, seen: ingest_time };
+        self.producers.insert(name.clone(), Known { producer, session: 0, replaced: None });
+        self.position = range.upto;
+        let origin = Origin { producer: Some(name), peer: None };
+        let payload = Payload::Replay { letters: Arc::new(replay.encode()), revision: replay.revision };
+        let events = self.events;
+        self.journal
+            .append(Block { range, ingest_time, events, origin: origin.clone(), producer_number, payload }, credit);
+        Some(Arc::new(replay.batch(decoded, range, ingest_time, origin, 0)))
     }
 
     /// The producer of this name, which is remembered from now on; `None` where there are too many.
     fn known(&mut self, name: &Arc<str>, now: i64) -> Option<&mut Known> {
         if !self.producers.contains_key(name) {
             if self.producers.len() >= PRODUCERS_MAX {
-                self.producers.retain(|_, known| {
-                    known.replaced.is_some() || now - known.producer.seen < PRODUCER_FORGOTTEN_AFTER_MS
+                self.producers.retain(|name, known| {
+                    let fresh = now - known.producer.seen < PRODUCER_FORGOTTEN_AFTER_MS;
+                    known.replaced.is_some() || fresh || is_replay_name(name)
                 });
             }
             if self.producers.len() >= PRODUCERS_MAX {
@@ -236,7 +265,15 @@ impl Ingest {
         self.journal
             .append(Block { range, ingest_time, events, origin: origin.clone(), producer_number: 0, payload }, credit);
         let (decoded, silence_ms) = (Decoded::default(), Some(silence_ms));
-        self.recent.push(Arc::new(Batch { range, ingest_time, decoded, origin, silence_ms, overlong: None }));
+        self.recent.push(Arc::new(Batch {
+            range,
+            ingest_time,
+            decoded,
+            origin,
+            silence_ms,
+            overlong: None,
+            replay: None,
+        }));
     }
 
     fn claim(&mut self, claim: Claim) {
@@ -286,6 +323,16 @@ impl Handler<Parcel<Body>> for Ingest {
         let passed = self.body(parcel.message, Box::new(parcel.credit));
         self.stats.handled(count, self.clock.elapsed().saturating_sub(began));
         let push = self.push(passed);
+        AtomicResponse::new(Box::pin(push.into_actor(self).map(|patience, ingest, _| ingest.patience = patience)))
+    }
+}
+
+impl Handler<Parcel<Resend>> for Ingest {
+    type Result = AtomicResponse<Self, ()>;
+
+    fn handle(&mut self, parcel: Parcel<Resend>, _: &mut Context<Self>) -> Self::Result {
+        let batch = self.resend(parcel.message, Box::new(parcel.credit));
+        let push = self.push(Passed::Batches(batch.into_iter().collect()));
         AtomicResponse::new(Box::pin(push.into_actor(self).map(|patience, ingest, _| ingest.patience = patience)))
     }
 }

@@ -1,12 +1,13 @@
 //! Every message, in the order of the data's path: who sends it, who takes it, what it weighs.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 
 use super::mailbox::Weighed;
-use crate::event::{Account, Batch, Decoded, Letter, Origin, Position};
+use crate::event::{Account, Batch, Counted, Decoded, Letter, Origin, Position, Replay, Replayed};
 use crate::store::{Change, Checkpoint};
 use crate::window::{FirstRecord, Rows};
 
@@ -81,7 +82,20 @@ pub struct Body {
     pub reply: oneshot::Sender<Taken>,
 }
 
-/// What became of a body.
+/// Replay → Ingest: letters of a pipeline on their way again.
+#[derive(Debug)]
+pub struct Resend {
+    /// The letters.
+    pub replay: Replay,
+    /// Their lines.
+    pub decoded: Decoded,
+    /// Their numbers: from the first to the last, in which letters may be missing that somebody has deleted.
+    pub numbers: RangeInclusive<u64>,
+    /// What became of them.
+    pub reply: oneshot::Sender<Taken>,
+}
+
+/// What became of a body, or of letters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Taken {
     /// All of its lines are at or before this position.
@@ -157,11 +171,13 @@ pub struct Barrier {
 #[derive(Debug)]
 pub struct WindowBarrier(pub Barrier);
 
-/// Stage, Window → DeadLetter: events that failed.
+/// Stage, Window → DeadLetter: events that failed, and letters that were replayed.
 #[derive(Debug)]
 pub struct Letters {
     /// The letters.
     pub letters: Vec<Letter>,
+    /// Letters that were replayed.
+    pub counted: Vec<Counted>,
     /// The epoch that they belong to.
     pub epoch: u64,
 }
@@ -190,6 +206,8 @@ pub struct Share {
     pub groups: u64,
     /// Bytes of their state.
     pub state_bytes: u64,
+    /// Bytes of letters that wait for their commit.
+    pub letter_bytes: u64,
 }
 
 /// How flushes ended, as Flush publishes it; only the latest counts.
@@ -214,6 +232,12 @@ impl Weighed for Lines {
 impl Weighed for Body {
     fn weight(&self) -> usize {
         self.bytes.capacity() + self.pieces.iter().flatten().map(Decoded::weight).sum::<usize>()
+    }
+}
+
+impl Weighed for Resend {
+    fn weight(&self) -> usize {
+        self.replay.letters.iter().map(Replayed::weight).sum::<usize>() + self.decoded.weight()
     }
 }
 
@@ -267,8 +291,13 @@ impl Weighed for WindowBarrier {
 
 impl Weighed for Letters {
     fn weight(&self) -> usize {
-        self.letters.iter().map(Letter::weight).sum()
+        letters_weight(self)
     }
+}
+
+/// Bytes that letters hold until they are committed.
+pub fn letters_weight(letters: &Letters) -> usize {
+    letters.letters.iter().map(Letter::weight).sum::<usize>() + letters.counted.len() * size_of::<Counted>()
 }
 
 impl Weighed for Changes {
@@ -284,7 +313,7 @@ pub fn change_weight(change: &Change) -> usize {
             Change::Row { group, state, .. }
             | Change::Correction { group, state, .. }
             | Change::Pane { group, state, .. } => group.len() + state.capacity(),
-            Change::PanesBefore(_) => 0,
+            Change::PanesBefore(_) | Change::Counted(_) | Change::FreeLetters { .. } => 0,
             Change::Letter(letter) => letter.weight(),
         }
 }

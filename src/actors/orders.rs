@@ -1,15 +1,17 @@
 //! What an operator tells one pipeline: pause, resume, skip. Its keeper (`Pipeline::run`) takes orders one at a time, so
 //! that they never meet a generation that is being built.
 
+use std::sync::atomic::Ordering;
+
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::feed::events_upto;
 use super::pipeline::{Missing, Pipeline, Unbegun};
 use super::stats::PipelineState;
-use crate::event::{Decoder, Position};
+use crate::event::{Decoder, Position, replay_name};
 use crate::journal::{JournalError, Progress};
-use crate::store::{Checkpoint, Chunk, Flush, Snapshot, StoreError};
+use crate::store::{Change, Checkpoint, Chunk, Flush, Snapshot, StoreError};
 
 /// Orders that wait for a pipeline at most: people type them.
 const WAITING_ORDERS_MAX: usize = 16;
@@ -195,7 +197,8 @@ impl Pipeline {
         checkpoint.silence_ms = 0;
         // Windows that reach back to here are not seen whole: by the next record it is decided which those are.
         (checkpoint.first_position, checkpoint.first_ingest_time) = (0, 0);
-        self.commit(&snapshot, checkpoint).await?;
+        let changes = self.skipped_replays(&snapshot, to)?;
+        self.commit(&snapshot, changes, checkpoint).await?;
         let name = self.definition.pipeline();
         self.commits.pin(name, to);
         {
@@ -209,6 +212,23 @@ impl Pipeline {
         self.committed.send_replace(to);
         log::warn!("pipeline {name}: skipped {skipped} events up to position {to}");
         Ok(Standing { skipped: Some(skipped), uncounted_positions, ..self.standing() })
+    }
+
+    /// Letters under replay whose records are skipped are as before. Where only some of them are, nobody knows which.
+    fn skipped_replays(&self, snapshot: &Snapshot, to: Position) -> Result<Vec<Change>, OrderError> {
+        let name = &self.stats.name;
+        if snapshot.under_replay == 0 {
+            return Ok(Vec::new());
+        }
+        let upto = self.stats.replayed_upto.load(Ordering::Relaxed);
+        if to < upto {
+            return Err(OrderError::Conflict(format!(
+                "{} letters of pipeline {name} are under replay, and their records may stand up to position {upto}: skip \
+                 to there or beyond",
+                snapshot.under_replay
+            )));
+        }
+        Ok(vec![Change::FreeLetters { upto_number: self.journal.number(&replay_name(name)) }])
     }
 
     /// The position that is meant, if it can be skipped to from a checkpoint.
@@ -256,22 +276,29 @@ impl Pipeline {
         })
     }
 
-    /// A flush of nothing but the checkpoint, once the journal is fsynced that far.
-    async fn commit(&self, snapshot: &Snapshot, checkpoint: Checkpoint) -> Result<(), OrderError> {
+    /// A flush of the checkpoint and little more, once the journal is fsynced that far.
+    async fn commit(
+        &self,
+        snapshot: &Snapshot,
+        changes: Vec<Change>,
+        checkpoint: Checkpoint,
+    ) -> Result<(), OrderError> {
         let mut progress = self.journal.progress();
         let settled = |progress: &Progress| progress.synced >= checkpoint.position || progress.failed.is_some();
         let failed = progress.wait_for(settled).await.map_or(true, |progress| progress.failed.is_some());
         if failed {
             return Err(OrderError::Away("the journal has failed".to_owned()));
         }
-        let (chunks, received) = crossbeam_channel::bounded(1);
-        // There is room for one, and the receiver is in the line below.
+        let (chunks, received) = crossbeam_channel::bounded(2);
+        // There is room for both, and the receiver is in the line below.
+        let _ = chunks.try_send(Chunk::Changes(changes, Box::new(())));
         let _ = chunks.try_send(Chunk::Finish(checkpoint));
         let (reply, answer) = oneshot::channel();
         self.store.flush(Flush {
             definition: self.definition.clone(),
             stream: self.stream.clone(),
             fence: snapshot.fence,
+            letters: self.letters,
             chunks: received,
             reply,
         });
@@ -284,7 +311,7 @@ pub(super) async fn grows(progress: &mut tokio::sync::watch::Receiver<Progress>)
     progress.changed().await.is_ok()
 }
 
-fn refusal(error: StoreError) -> OrderError {
+pub(super) fn refusal(error: StoreError) -> OrderError {
     match error {
         StoreError::Away(_) | StoreError::GivenUp | StoreError::Unknown(_) => {
             OrderError::Away(format!("{error}; nothing is changed, unless stats show it: look, and try again"))

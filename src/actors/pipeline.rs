@@ -13,9 +13,10 @@ use super::generation::Generation;
 use super::guard::Ended;
 use super::orders::{Order, OrderError, Reply, Verb, grows};
 use super::recent::Recent;
+use super::replay::Lease;
 use super::stats::{PipelineState, PipelineStats, StatsRegistry};
 use crate::clock::Clock;
-use crate::config::PipelineConfig;
+use crate::config::{LetterLimit, PipelineConfig};
 use crate::event::{Fields, Position, PositionRange};
 use crate::journal::Journal;
 use crate::pipeline::StageRegistry;
@@ -53,6 +54,10 @@ pub struct Pipeline {
     pub arbiter: ArbiterHandle,
     /// The position of the last commit, for whoever waits for it.
     pub committed: watch::Sender<Position>,
+    /// What replays need of the generation.
+    pub lease: watch::Sender<Option<Lease>>,
+    /// How many letters are kept.
+    pub letters: LetterLimit,
     /// What operators say.
     pub(super) orders: mpsc::Receiver<Order>,
     /// Told once how the first generation began.
@@ -225,6 +230,10 @@ impl Pipeline {
                 self.stop(PipelineState::Refused, reason);
                 return Then::Stopped;
             }
+            Ended::Paused(reason) => {
+                self.stop(PipelineState::Paused, reason);
+                return Then::Stopped;
+            }
             Ended::Fenced => {
                 self.stop(PipelineState::Fenced, "another writer has taken over this pipeline".into());
                 return Then::Stopped;
@@ -371,6 +380,7 @@ impl Pipeline {
         })?;
         let position = snapshot.checkpoint.position;
         self.commits.committed(name, position);
+        self.stats.under_replay.store(snapshot.under_replay, Ordering::Relaxed);
         {
             let mut view = self.stats.inner.lock();
             (view.account, view.position) = (snapshot.checkpoint.account, position);
@@ -381,7 +391,10 @@ impl Pipeline {
             }
         }
         self.committed.send_replace(position);
-        self.build(snapshot).map_err(Unbegun::Store)
+        let lease = Lease { fence: snapshot.fence, revision: snapshot.revision };
+        let generation = self.build(snapshot).map_err(Unbegun::Store)?;
+        self.lease.send_replace(Some(lease));
+        Ok(generation)
     }
 
     /// A checkpoint of this journal. Where the journal in `data_dir` is another one, or an older copy, this daemon must not

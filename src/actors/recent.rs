@@ -155,7 +155,7 @@ mod tests {
         let decoded = Decoded { bytes: Arc::new(Vec::with_capacity(bytes)), ..Decoded::default() };
         let range = PositionRange::behind(after, 1);
         let origin = Origin::default();
-        Arc::new(Batch { range, ingest_time: 0, decoded, origin, silence_ms: None, overlong: None })
+        Arc::new(Batch { range, ingest_time: 0, decoded, origin, silence_ms: None, overlong: None, replay: None })
     }
 
     #[test]

@@ -80,6 +80,8 @@ struct PipelineSnapshot {
     lag_positions: u64,
     lag_bytes: u64,
     lag_ms: i64,
+    letters_under_replay: u64,
+    letters_discarded: u64,
     #[serde(flatten)]
     view: PipelineView,
 }
@@ -124,7 +126,18 @@ impl StatsRegistry {
         let oldest = view.oldest.filter(|_| lag_positions > 0);
         let lag_ms = oldest.map_or(0, |oldest| (self.clock.wall_ms() - oldest).max(0));
         let (name, stream) = (pipeline.name.clone(), pipeline.stream.clone());
-        PipelineSnapshot { name, stream, lag_positions, lag_bytes, lag_ms, view }
+        let letters_under_replay = pipeline.under_replay.load(Ordering::Relaxed);
+        let letters_discarded = pipeline.letters_discarded.load(Ordering::Relaxed);
+        PipelineSnapshot {
+            name,
+            stream,
+            lag_positions,
+            lag_bytes,
+            lag_ms,
+            letters_under_replay,
+            letters_discarded,
+            view,
+        }
     }
 }
 

@@ -127,6 +127,12 @@ pub struct PipelineStats {
     pub stream: String,
     pub inner: Mutex<PipelineView>,
     pub restarts: AtomicU64,
+    /// Letters that are on their way again.
+    pub under_replay: AtomicU64,
+    /// Letters that were not kept since the daemon's start, because there was no room.
+    pub letters_discarded: AtomicU64,
+    /// The last record of its replays; all behind it is of no replay that has been taken yet.
+    pub replayed_upto: AtomicU64,
     /// When the log last said that it pins its journal.
     pub(super) warned: Mutex<Option<Duration>>,
 }
@@ -198,6 +204,13 @@ impl PipelineStats {
         let mut view = self.inner.lock();
         view.oldest = Some(view.oldest.map_or(ingest_time, |oldest| oldest.min(ingest_time)));
         view.oldest_behind_barrier.get_or_insert(ingest_time);
+    }
+
+    /// The replay of so many letters has come to its end.
+    pub fn no_longer_replayed(&self, letters: u64) {
+        // A letter that somebody has deleted meanwhile is counted, too.
+        let less = |count: u64| Some(count.saturating_sub(letters));
+        let _ = self.under_replay.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
     /// The stage sends a barrier: all that it took is before it.
@@ -302,6 +315,9 @@ impl StatsRegistry {
             stream,
             inner: Mutex::new(inner),
             restarts: AtomicU64::new(0),
+            under_replay: AtomicU64::new(0),
+            letters_discarded: AtomicU64::new(0),
+            replayed_upto: AtomicU64::new(0),
             warned: Mutex::default(),
         });
         self.pipelines.lock().push(stats.clone());

@@ -20,13 +20,15 @@ use super::flush::Commits;
 use super::generation::mailbox_bytes;
 use super::ingest::Ingest;
 use super::mailbox::{Gauge, Inlet, Outlet};
-use super::messages::{Body, Claim, Lines, Sync, Tick};
+use super::messages::{Body, Claim, Lines, Resend, Sync, Tick};
 use super::orders::{Order, OrderError, Orders, Standing, Verb};
 use super::pipeline::Pipeline;
 use super::recent::Recent;
+use super::replay::{Replayer, Replays, Wanted};
+use super::retention::retain_letters;
 use super::stats::{PipelineStats, StatsRegistry, StreamStats};
 use crate::clock::Clock;
-use crate::config::{Config, Durability, PipelineConfig, SlotSource, StageConfig, StreamConfig};
+use crate::config::{AtLimit, Config, Durability, LetterLimit, PipelineConfig, SlotSource, StageConfig, StreamConfig};
 use crate::event::{Decoder, Fields, Position};
 use crate::journal::{Journal, JournalError, JournalOptions, SyncFile, lock_dir};
 use crate::limits::HTTP_BODY_BYTES_MAX;
@@ -38,6 +40,8 @@ const INGEST_MAILBOX: usize = 8 * 1024 * 1024;
 /// Bytes of HTTP bodies in front of Ingest: two of the greatest.
 const BODY_MAILBOX: usize = 2 * (HTTP_BODY_BYTES_MAX + super::recent::KEPT_BYTES);
 const CONTROL_MAILBOX: usize = 1024 * 1024;
+/// Bytes of letters that come again, in front of Ingest.
+const REPLAY_MAILBOX: usize = 1024 * 1024;
 /// How often silence is looked for, and shares and rates are computed.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -121,6 +125,7 @@ pub struct PipelineHandle {
     stats: Arc<PipelineStats>,
     head: watch::Receiver<Position>,
     orders: Orders,
+    replays: Replays,
 }
 
 impl PipelineHandle {
@@ -130,10 +135,11 @@ impl PipelineHandle {
         committed: watch::Receiver<Position>,
         stats: &Arc<PipelineStats>,
         recent: &Recent,
+        replays: &Replays,
     ) -> (Self, mpsc::Receiver<Order>) {
         let (orders, taken) = Orders::new();
-        let (name, store, head) = (stats.name.as_str().into(), store.clone(), recent.head());
-        (Self { name, store, committed, stats: stats.clone(), head, orders }, taken)
+        let (name, store, head, replays) = (stats.name.as_str().into(), store.clone(), recent.head(), replays.clone());
+        (Self { name, store, committed, stats: stats.clone(), head, orders, replays }, taken)
     }
 
     /// Its name.
@@ -160,6 +166,19 @@ impl PipelineHandle {
     /// Where its state forbids it, the position is none to skip to, or the store does not answer.
     pub async fn order(&self, verb: Verb) -> Result<Standing, OrderError> {
         self.orders.give(verb).await
+    }
+
+    /// Puts letters of it under replay; how many.
+    ///
+    /// # Errors
+    /// Where it does not run, a replay is under way, or the store does not answer.
+    pub async fn replay(&self, wanted: Wanted) -> Result<u64, OrderError> {
+        self.replays.start(wanted).await
+    }
+
+    /// Its stream.
+    pub fn stream(&self) -> &str {
+        &self.stats.stream
     }
 
     /// Whether it has committed all that its stream has given out; a pipeline that has stopped never will.
@@ -219,6 +238,7 @@ impl System {
             return Err(SystemError::Refused(refused));
         }
         actix::spawn(sample(system.stats.clone(), system.clock.clone()));
+        actix::spawn(retain_letters(store, system.clock.clone(), config.dead_letters.retain_ms));
         Ok(system)
     }
 
@@ -236,7 +256,7 @@ impl System {
         let recent = Arc::new(Recent::new(journal.progress().borrow().written));
         let configs: Vec<_> = config.pipelines.iter().filter(|pipeline| pipeline.stream == stream.name).collect();
         let fields = Arc::new(Fields::new(configs.iter().flat_map(|pipeline| fields_of(pipeline))));
-        let handle = self.ingest(stream, &journal, &recent, &fields);
+        let (handle, resend) = self.ingest(stream, &journal, &recent, &fields);
 
         let intake: Arc<dyn Definition> = Arc::new(IntakeResults::new(&stream.name));
         let mut definitions = vec![(intake, None)];
@@ -251,9 +271,23 @@ impl System {
             let (began, begins) = oneshot::channel();
             let stats = self.stats.pipeline(definition.pipeline().to_owned(), stream.name.clone());
             let handles = if pipeline.is_some() { &mut self.pipelines } else { &mut self.intakes };
-            let (handle, orders) = PipelineHandle::new(store, commits_seen, &stats, &recent);
+            let (lease, leased) = watch::channel(None);
+            let replays = Replays::new(&stream.name, store, &journal, &stats, leased);
+            let (handle, orders) = PipelineHandle::new(store, commits_seen, &stats, &recent, &replays);
             handles.push(handle);
+            if pipeline.is_some() {
+                let replayer = Replayer {
+                    replays,
+                    limit_bytes: stream.journal_limit_bytes,
+                    decoder: Decoder::new(fields.clone()),
+                    to: resend.clone(),
+                    actors: self.stats.clone(),
+                    clock: self.clock.clone(),
+                };
+                actix::spawn(replayer.run());
+            }
             let stage_arbiter = self.stage_arbiter(pipeline.as_deref());
+            let beyond = if pipeline.is_some() { config.dead_letters.letters.beyond } else { AtLimit::Discard };
             let pipeline = Pipeline {
                 definition,
                 config: pipeline,
@@ -270,6 +304,8 @@ impl System {
                 actors: self.stats.clone(),
                 clock: self.clock.clone(),
                 drain: self.drain.subscribe(),
+                lease,
+                letters: LetterLimit { beyond, ..config.dead_letters.letters },
                 stage_arbiter,
                 arbiter: self.arbiters[1].handle(),
                 committed,
@@ -300,18 +336,19 @@ impl System {
         journal: &Arc<Journal>,
         recent: &Arc<Recent>,
         fields: &Arc<Fields>,
-    ) -> StreamHandle {
-        let gauges = [INGEST_MAILBOX, BODY_MAILBOX, CONTROL_MAILBOX, CONTROL_MAILBOX, CONTROL_MAILBOX].map(Gauge::new);
+    ) -> (StreamHandle, Outlet<Resend>) {
+        let control = CONTROL_MAILBOX;
+        let gauges = [INGEST_MAILBOX, BODY_MAILBOX, REPLAY_MAILBOX, control, control, control].map(Gauge::new);
         let stream = self.stats.stream(config.name.clone(), journal, recent.head(), config.journal_limit_bytes);
         let actor = self.stats.actor("ingest", config.name.clone(), gauges.to_vec());
         let inlets = gauges.iter().map(Inlet::of).collect();
         let arbiter = self.arbiters[0].handle();
         let ingest = Ingest::new(journal.clone(), recent.clone(), self.clock.clone(), stream.clone(), actor, inlets);
         let ingest = Ingest::start_in_arbiter(&arbiter, move |_| ingest);
-        let [lines, bodies, sync, claim, tick] = &gauges;
+        let [lines, bodies, resend, sync, claim, tick] = &gauges;
         let tick: Outlet<Tick> = Outlet::new(&ingest, tick, &self.clock);
         actix::spawn(ticks(self.clock.clone(), stream.clone(), self.stats.clone(), tick));
-        StreamHandle {
+        let handle = StreamHandle {
             config: Arc::new(config.clone()),
             lines: Outlet::new(&ingest, lines, &self.clock),
             bodies: Outlet::new(&ingest, bodies, &self.clock),
@@ -322,7 +359,8 @@ impl System {
             arbiter,
             clock: self.clock.clone(),
             head: recent.head(),
-        }
+        };
+        (handle, Outlet::new(&ingest, resend, &self.clock))
     }
 
     /// Its streams, in the order of the config.
@@ -389,8 +427,8 @@ fn journal_options(config: &Config, stream: &StreamConfig, sync: &SyncFile) -> J
 
 /// Bytes that the mailboxes and recent batches of a config hold at most.
 pub fn memory_bytes(config: &Config, windows: usize) -> u64 {
-    let streams =
-        config.streams.len() * (INGEST_MAILBOX + BODY_MAILBOX + 3 * CONTROL_MAILBOX + super::recent::KEPT_BYTES);
+    let streams = config.streams.len()
+        * (INGEST_MAILBOX + BODY_MAILBOX + REPLAY_MAILBOX + 3 * CONTROL_MAILBOX + super::recent::KEPT_BYTES);
     let intakes = config.streams.len() * mailbox_bytes(0);
     (streams + intakes + config.pipelines.len() * mailbox_bytes(windows)) as u64
 }

@@ -15,7 +15,7 @@ use super::mailbox::{Closed, Gauge, Inlet, Outlet, Parcel, Weighed};
 use super::messages::{Barrier, Changes, FlushReason, Outcome, Share, WindowRows};
 use super::stats::StatsRegistry;
 use crate::clock::Clock;
-use crate::config::StoreUrl;
+use crate::config::{AtLimit, LetterLimit, StoreUrl};
 use crate::event::{Account, PositionRange};
 use crate::journal::{Block, Journal, JournalOptions, Payload};
 use crate::pipeline::IntakeResults;
@@ -201,6 +201,7 @@ async fn flush_one(account: Account) -> (Option<Ended>, u64) {
         stream: "web".into(),
         store: store.clone(),
         fence: snapshot.fence,
+        letters: LetterLimit { bytes: 1 << 20, beyond: AtLimit::Discard },
         base: Account::default(),
         parts: 1,
         progress: journal.progress(),

@@ -83,7 +83,8 @@ impl Window {
         self.operator.set_first(message.first);
         let late = self.operator.apply(&message.rows, message.epoch)?;
         let letters = match self.late {
-            LatePolicy::Drop => Vec::new(),
+            // Of a letter that was replayed and is late again it must be known.
+            LatePolicy::Drop if message.rows.batch.replay.is_none() => Vec::new(),
             _ => late.iter().map(|late| letter(message, late)).collect(),
         };
         self.note_open_bytes();
@@ -112,6 +113,7 @@ impl Window {
             open_windows: gauges.open_windows as u64,
             groups: gauges.groups as u64,
             state_bytes: gauges.state_bytes as u64,
+            letter_bytes: 0,
         });
         pieces.push(Changes { barrier: barrier.clone(), part, changes, last });
         self.note_open_bytes();
@@ -177,7 +179,7 @@ impl Handler<Parcel<WindowRows>> for Window {
             match taken {
                 Ok(letters) if letters.is_empty() => {}
                 // Where DeadLetter has ended, the generation has.
-                Ok(letters) => drop(letters_to.send(Letters { letters, epoch }).await),
+                Ok(letters) => drop(letters_to.send(Letters { letters, counted: Vec::new(), epoch }).await),
                 Err(error) => keeper.end(Ended::Broken(error.to_string())),
             }
             drop(parcel);

@@ -68,7 +68,7 @@ impl Daemon {
             .map_err(|error| self.no_answer(&error))?;
         let json = serde_json::from_str(&body);
         match (response.status(), json) {
-            (StatusCode::OK, Ok(json)) => Ok(json),
+            (StatusCode::OK | StatusCode::ACCEPTED, Ok(json)) => Ok(json),
             (status, Ok(json)) => Err(self.refused(status, &json)),
             (status, Err(_)) => Err(CliError::Unavailable(format!(
                 "{} answered {status} without JSON: is it tidemill's [http] listen address?",

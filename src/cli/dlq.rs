@@ -3,14 +3,14 @@
 use std::io::{self, Write};
 
 use clap::Subcommand;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::api::Daemon;
 use super::error::CliError;
 use super::table;
 use crate::event::parse_time_text;
 
-/// Dead letters, the events that could not be processed: list, show, purge
+/// Dead letters, the events that could not be processed: list, show, replay, purge
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -18,6 +18,8 @@ Examples:
   tidemill dlq list --by-reason                       what fails most
   tidemill dlq list --pipeline revenue --kind expression
   tidemill dlq show web:1024:revenue                  one letter, with its whole line
+  tidemill dlq replay --pipeline revenue --kind expression
+  tidemill dlq replay web:1024:revenue                only this one
   tidemill dlq purge --pipeline revenue --before 2026-11-01T00:00:00Z")]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -30,6 +32,8 @@ enum Verb {
     List(List),
     /// Shows one letter with its whole line
     Show(Show),
+    /// Sends letters through their pipeline again: each counts once, in its own window, closed or not
+    Replay(Replay),
     /// Deletes letters for good
     Purge(Purge),
 }
@@ -112,6 +116,23 @@ struct Purge {
     daemon: Daemon,
 }
 
+#[derive(clap::Args)]
+struct Replay {
+    #[command(flatten)]
+    which: Which,
+    /// Only these, as `list` shows them: stream:position:pipeline
+    #[arg(value_parser = parse_id)]
+    ids: Vec<String>,
+    /// At most so many, the oldest lines first
+    #[arg(long)]
+    limit: Option<u64>,
+    /// All there are
+    #[arg(long, conflicts_with_all = ["pipeline", "kind", "before", "ids"])]
+    all: bool,
+    #[command(flatten)]
+    daemon: Daemon,
+}
+
 /// An id travels in a URL.
 fn parse_id(text: &str) -> Result<String, String> {
     let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"_:@-".contains(&byte);
@@ -124,6 +145,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     let text = match &args.verb {
         Verb::List(list) => list.run()?,
         Verb::Show(show) => letter(&show.daemon.get(&format!("/api/v1/dead-letters/{}", show.id))?),
+        Verb::Replay(replay) => replay.run()?,
         Verb::Purge(purge) => purge.run()?,
     };
     io::stdout().lock().write_all(text.as_bytes()).map_err(CliError::stdout)
@@ -152,6 +174,38 @@ impl List {
         }
         Ok(text)
     }
+}
+
+impl Replay {
+    fn run(&self) -> Result<String, CliError> {
+        if self.which.conditions()?.is_empty() && self.ids.is_empty() && !self.all {
+            return Err(CliError::Usage("say which letters: ids, --pipeline, --kind, --before, or --all".to_owned()));
+        }
+        let mut body = Map::new();
+        let mut put = |key: &str, value: Option<Value>| value.map(|value| body.insert(key.to_owned(), value));
+        put("pipeline", self.which.pipeline.as_deref().map(Value::from));
+        put("kind", self.which.kind.as_deref().map(Value::from));
+        put("before", self.which.before.map(Value::from));
+        put("ids", (!self.ids.is_empty()).then(|| self.ids.clone().into()));
+        put("limit", self.limit.map(Value::from));
+        let answer = self.daemon.post("/api/v1/dead-letters/replay", &Value::Object(body))?;
+        Ok(replayed(&answer))
+    }
+}
+
+fn replayed(answer: &Value) -> String {
+    let list = |key: &str| answer[key].as_array().map_or(&[] as &[Value], Vec::as_slice);
+    let text = |value: &Value| table::escape(value.as_str().unwrap_or("-"));
+    let mut shown = String::new();
+    for replay in list("replays") {
+        let pipeline = text(&replay["pipeline"]);
+        let list = format!("`tidemill dlq list --pipeline {pipeline}` shows what becomes of them");
+        shown.push_str(&format!("{pipeline}: {} letters are on their way again; {list}\n", replay["letters"]));
+    }
+    for refused in list("refused") {
+        shown.push_str(&format!("{}: none: {}\n", text(&refused["pipeline"]), text(&refused["message"])));
+    }
+    if shown.is_empty() { "no letters to replay\n".to_owned() } else { shown }
 }
 
 impl Purge {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde_json::Value;
 
 use super::pipeline::unit_name;
-use super::{Config, Durability, PipelineConfig, StoreUrl, StreamConfig, Tokens};
+use super::{AtLimit, Config, Durability, PipelineConfig, StoreUrl, StreamConfig, Tokens};
 use crate::limits::{CONNECTION_BUFFERS_BYTES_MAX, HTTP_BODIES_BYTES_MAX};
 use crate::units::{format_duration, format_size};
 use crate::window::{LatePolicy, WindowSpec};
@@ -30,6 +30,14 @@ pub fn describe(config: &Config, mailbox_bytes: u64) -> String {
     out.tokens("read_token", &config.http.read_tokens);
     let hosts: Vec<_> = config.http.hosts.iter().map(|host| quoted(host)).collect();
     out.line("hosts", format!("[{}]", hosts.join(", ")));
+    out.head("[dead_letters]");
+    out.size("limit", config.dead_letters.letters.bytes);
+    out.duration("retain", config.dead_letters.retain_ms);
+    let beyond = match config.dead_letters.letters.beyond {
+        AtLimit::Discard => "discard",
+        AtLimit::Pause => "pause",
+    };
+    out.line("at_limit", quoted(beyond));
     for stream in &config.streams {
         describe_stream(&mut out, stream);
     }
@@ -116,13 +124,11 @@ fn describe_pipeline(out: &mut Writer, pipeline: &PipelineConfig) {
     out.duration("delay", pipeline.watermark.delay_ms);
     out.duration("idle", pipeline.watermark.idle_ms);
     match pipeline.late {
-        LatePolicy::Update { correct_for_ms } => {
-            out.line("late", quoted("update"));
-            out.duration("correct_for", correct_for_ms);
-        }
+        LatePolicy::Update { .. } => out.line("late", quoted("update")),
         LatePolicy::DeadLetter => out.line("late", quoted("dead_letter")),
         LatePolicy::Drop => out.line("late", quoted("drop")),
     }
+    out.duration("correct_for", pipeline.correct_for_ms);
     out.duration("max_ahead", pipeline.watermark.max_ahead_ms);
     if let Some(bytes) = pipeline.max_behind_bytes {
         out.size("max_behind", bytes);

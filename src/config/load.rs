@@ -11,11 +11,11 @@ use super::mask::mask;
 use super::pipeline::read_pipelines;
 use super::reader::{Context, Section};
 use super::report::{Mistake, Report};
-use super::settings::{read_data, read_http, read_store};
+use super::settings::{read_data, read_dead_letters, read_http, read_store};
 use super::streams::read_streams;
 
 /// Keys of the contract whose feature comes later.
-const LATER: [&str; 4] = ["redis", "dead_letters", "tests", "shutdown_timeout"];
+const LATER: [&str; 3] = ["redis", "tests", "shutdown_timeout"];
 
 /// Reads a config file, with the process's environment; relative paths begin at its folder.
 ///
@@ -89,6 +89,7 @@ fn read_config(mut root: Section<'_>) -> Config {
     let (data_dir, min_free_bytes) = read_data(&mut root);
     let store = read_store(&mut root, &data_dir);
     let (http, http_listener) = read_http(&mut root);
+    let dead_letters = read_dead_letters(&mut root);
     let mut streams = read_streams(&mut root);
     let pipelines = read_pipelines(&mut root, &streams);
     root.later(&LATER);
@@ -97,5 +98,5 @@ fn read_config(mut root: Section<'_>) -> Config {
     check_clashes(root.context, &listeners);
     root.finish();
     let streams = streams.into_iter().map(|stream| stream.config).collect();
-    Config { data_dir, min_free_bytes, store, http, streams, pipelines }
+    Config { data_dir, min_free_bytes, store, http, dead_letters, streams, pipelines }
 }

@@ -43,6 +43,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// API and stats.
     pub http: HttpConfig,
+    /// What becomes of events that failed.
+    pub dead_letters: DeadLettersConfig,
     /// In the order of the file.
     pub streams: Vec<StreamConfig>,
     /// In the order of the file.
@@ -152,6 +154,33 @@ pub struct StreamConfig {
     pub journal_keep_ms: i64,
     /// Bytes of a line.
     pub max_line_bytes: usize,
+}
+
+/// `[dead_letters]`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeadLettersConfig {
+    /// How many are kept.
+    pub letters: LetterLimit,
+    /// For how long.
+    pub retain_ms: i64,
+}
+
+/// How many letters of a pipeline are kept, and of a stream's lines that are no events.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LetterLimit {
+    /// A letter counts as the bytes of its line and 200 for the rest. Those under replay do not count.
+    pub bytes: u64,
+    /// What becomes of further ones.
+    pub beyond: AtLimit,
+}
+
+/// What becomes of letters that there is no room for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AtLimit {
+    /// They are counted, not kept.
+    Discard,
+    /// Their pipeline waits. Lines that are no events hold nobody up: they are not kept.
+    Pause,
 }
 
 /// Event time of a pipeline.
@@ -267,6 +296,8 @@ pub struct PipelineConfig {
     pub watermark: WatermarkSpec,
     /// What becomes of late events.
     pub late: LatePolicy,
+    /// So long after its end (by the watermark) a closed window can be corrected.
+    pub correct_for_ms: i64,
     /// Further behind than so many bytes of the journal it stops and no longer pins it; `None`: never.
     pub max_behind_bytes: Option<u64>,
     /// What window actors keep.

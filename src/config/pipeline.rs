@@ -57,7 +57,7 @@ fn read_pipeline(name: &str, mut section: Section<'_>, streams: &[Stream]) -> Op
     let group_by = read_groups(&mut section, &mut scope);
     let window = section.require("window", "window = { tumbling = \"5m\" }").and_then(|setting| read_window(&setting));
     let watermark = read_watermark(&mut section, &defaults);
-    let late = read_late(&mut section);
+    let (late, correct_for_ms) = read_late(&mut section);
     let max_behind = read_max_behind(&mut section, stream);
     let results = read_aggregates(&mut section, &mut scope, &group_by);
     section.later(&LATER);
@@ -87,6 +87,7 @@ fn read_pipeline(name: &str, mut section: Section<'_>, streams: &[Stream]) -> Op
         window,
         watermark,
         late,
+        correct_for_ms,
         max_behind_bytes: max_behind,
         aggregates: results.aggregates,
         columns: results.columns,
@@ -182,11 +183,13 @@ fn read_watermark(section: &mut Section<'_>, defaults: &StreamDefaults) -> Water
     }
 }
 
-fn read_late(section: &mut Section<'_>) -> LatePolicy {
+fn read_late(section: &mut Section<'_>) -> (LatePolicy, i64) {
     let correct_for = section.take("correct_for").and_then(|setting| setting.duration(0));
-    let update = LatePolicy::Update { correct_for_ms: correct_for.unwrap_or(CORRECT_FOR_MS) };
+    let correct_for_ms = correct_for.unwrap_or(CORRECT_FOR_MS);
+    let update = LatePolicy::Update { correct_for_ms };
     let policies = [("update", update), ("dead_letter", LatePolicy::DeadLetter), ("drop", LatePolicy::Drop)];
-    section.take("late").and_then(|setting| setting.choice(&policies, &[])).unwrap_or(update)
+    let late = section.take("late").and_then(|setting| setting.choice(&policies, &[])).unwrap_or(update);
+    (late, correct_for_ms)
 }
 
 /// It is no part of the definition: results do not depend on it.

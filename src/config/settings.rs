@@ -9,13 +9,17 @@ use super::reader::{Section, Setting};
 use super::report::Mistake;
 use super::store_url::{STORE_URL, read_store_url};
 use super::tokens::{Tokens, read_tokens};
-use super::{HttpConfig, StoreConfig, StoreUrl};
+use super::{AtLimit, DeadLettersConfig, HttpConfig, LetterLimit, StoreConfig, StoreUrl};
 
 const DATA_DIR: &str = "data";
 const MIN_FREE_BYTES: u64 = 256 << 20;
 const STORE_FILE: &str = "tidemill.db";
 const SCHEMA: &str = "tidemill";
 const FLUSH_EVERY_MS: i64 = 1_000;
+const LETTERS_BYTES: u64 = 1 << 30;
+/// The least that makes sense: one line may have a mebibyte.
+const LETTERS_MIN_BYTES: u64 = 1 << 20;
+const LETTERS_RETAIN_MS: i64 = 30 * 86_400_000;
 const HTTP_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7601);
 
 /// Where journals and the embedded store are, and how much must stay free there.
@@ -122,6 +126,28 @@ pub(super) fn read_http(root: &mut Section<'_>) -> (HttpConfig, Listener) {
     let listener = listen.unwrap_or(default);
     (http.listen, http.tokens, http.read_tokens) = (listener.address, tokens, readers);
     (http, listener)
+}
+
+/// `[dead_letters]`
+pub(super) fn read_dead_letters(root: &mut Section<'_>) -> DeadLettersConfig {
+    let letters = LetterLimit { bytes: LETTERS_BYTES, beyond: AtLimit::Discard };
+    let mut config = DeadLettersConfig { letters, retain_ms: LETTERS_RETAIN_MS };
+    let Some(mut section) = root.take("dead_letters").and_then(|setting| setting.section("a table: [dead_letters]"))
+    else {
+        return config;
+    };
+    if let Some(bytes) = section.take("limit").and_then(|setting| setting.size(LETTERS_MIN_BYTES..=1 << 50)) {
+        config.letters.bytes = bytes;
+    }
+    if let Some(retain) = section.take("retain").and_then(|setting| setting.duration(1)) {
+        config.retain_ms = retain;
+    }
+    let words = [("discard", AtLimit::Discard), ("pause", AtLimit::Pause)];
+    if let Some(beyond) = section.take("at_limit").and_then(|setting| setting.choice(&words, &[])) {
+        config.letters.beyond = beyond;
+    }
+    section.finish();
+    config
 }
 
 const HOSTS: &str = "a list of names such as [\"mill.example.org\"]";

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::{DecodeError, Fields, Letter, LetterKind, PositionRange, Value};
+use super::{DecodeError, Fields, Letter, LetterKind, Position, PositionRange, Replay, Replayed, Value};
 use crate::limits::{OVERLONG_LINE_KEPT_BYTES, PRODUCER_NAME_BYTES_MAX};
 
 /// A piece of a batch's text: below the length of `bytes` a piece of the lines, from there on of the arena (text whose
@@ -82,7 +82,7 @@ pub struct Decoded {
     pub bad: Vec<(u32, DecodeError)>,
 }
 
-/// Records of a stream in their order: decoded lines with positions, or a tick (no lines).
+/// Records of a stream in their order: decoded lines with positions, letters of a replay, or a tick (no lines).
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// The records. Row `i` has position `range.after + 1 + i`.
@@ -97,6 +97,8 @@ pub struct Batch {
     pub silence_ms: Option<u32>,
     /// True length of the line, where the record is a line over `max_line` of which only the beginning is kept.
     pub overlong: Option<u64>,
+    /// Where the records are letters on their way again: what was so of them before.
+    pub replay: Option<Arc<Replay>>,
 }
 
 impl Decoded {
@@ -167,8 +169,33 @@ impl Decoded {
 
 impl Batch {
     /// The position of a row.
-    pub fn position(&self, row: usize) -> u64 {
+    pub fn record(&self, row: usize) -> Position {
         self.range.after + 1 + row as u64
+    }
+
+    /// The position of a row's line: of a replayed one that where it stood first.
+    pub fn position(&self, row: usize) -> Position {
+        self.replayed(row).map_or_else(|| self.record(row), |letter| letter.position)
+    }
+
+    /// When the journal took a row's line, unix ms: of a replayed one when it came first.
+    pub fn line_ingest_time(&self, row: usize) -> i64 {
+        self.replayed(row).map_or(self.ingest_time, |letter| letter.ingest_time)
+    }
+
+    /// Who sent a row's line.
+    pub fn line_origin(&self, row: usize) -> &Origin {
+        self.replayed(row).map_or(&self.origin, |letter| &letter.origin)
+    }
+
+    /// The letter that a row is, in a replay.
+    pub fn replayed(&self, row: usize) -> Option<&Replayed> {
+        self.replay.as_ref().map(|replay| &replay.letters[row])
+    }
+
+    /// How many of its rows are events of the stream. Letters that come again are none.
+    pub fn events(&self) -> u64 {
+        if self.replay.is_some() { 0 } else { (self.decoded.len() - self.decoded.bad.len()) as u64 }
     }
 
     /// A letter about a row.
@@ -181,8 +208,12 @@ impl Batch {
             kind,
             stage: stage.to_owned(),
             reason,
-            ingest_time: self.ingest_time,
-            origin: self.origin.clone(),
+            ingest_time: self.line_ingest_time(row),
+            failed_at: self.ingest_time,
+            origin: self.line_origin(row).clone(),
+            record: self.record(row),
+            attempts: 1,
+            again: self.replay.is_some(),
         }
     }
 }

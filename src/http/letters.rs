@@ -1,12 +1,14 @@
-//! Dead letters: list, show, purge.
+//! Dead letters: list, show, replay, purge.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Shared, error, of_store};
-use crate::limits::LETTERS_MAX;
+use super::pipelines::refused_order;
+use super::{Shared, error, of_store, peer, unknown_pipeline};
+use crate::actors::{PipelineHandle, Wanted};
+use crate::limits::{LETTERS_MAX, REPLAY_IDS_MAX};
 use crate::store::{LetterFilter, LetterId};
 
 /// The routes.
@@ -14,6 +16,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
     config
         .route("/api/v1/dead-letters", web::get().to(list))
         .route("/api/v1/dead-letters", web::delete().to(purge))
+        .route("/api/v1/dead-letters/replay", web::post().to(replay))
         .route("/api/v1/dead-letters/{id}", web::get().to(show));
 }
 
@@ -101,13 +104,93 @@ async fn purge(request: HttpRequest, shared: web::Data<Shared>) -> HttpResponse 
     if unconditional != asked.all.unwrap_or(false) {
         return bad("name the letters to purge by pipeline, kind or before; or say all=true, and nothing else");
     }
-    let peer = request.peer_addr().map_or_else(|| "an unknown peer".to_owned(), |peer| peer.to_string());
     match shared.store.purge_letters(filter.clone()).await {
         Ok(purged) => {
+            let peer = peer(&request);
             log::info!("{peer} purged {purged} dead letters ({filter:?})");
             HttpResponse::Ok().json(json!({ "purged": purged }))
         }
         Err(reason) => of_store(&reason),
+    }
+}
+
+/// The body of a replay: which letters. Without a word, all that are left.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Chosen {
+    pipeline: Option<String>,
+    kind: Option<String>,
+    ids: Option<Vec<String>>,
+    /// Unix ms.
+    before: Option<i64>,
+    limit: Option<u64>,
+}
+
+impl Chosen {
+    /// The pipelines that are meant, with the positions of their letters where those are named.
+    fn targets<'a>(
+        &self,
+        all: &'a [PipelineHandle],
+    ) -> Result<Vec<(&'a PipelineHandle, Option<Vec<i64>>)>, HttpResponse> {
+        let ids = self.ids.iter().flatten().map(|id| id.parse::<LetterId>());
+        let ids = ids.collect::<Result<Vec<_>, _>>().map_err(|reason| bad(&reason))?;
+        if ids.len() > REPLAY_IDS_MAX {
+            return Err(bad(&format!("{} ids are more than {REPLAY_IDS_MAX}", ids.len())));
+        }
+        for name in self.pipeline.iter().chain(ids.iter().map(|id| &id.pipeline)) {
+            if name.starts_with('@') {
+                return Err(bad("a line that is no event cannot be replayed: mend it, and send it again"));
+            }
+            if !all.iter().any(|pipeline| pipeline.name() == name) {
+                return Err(unknown_pipeline(all, name));
+            }
+        }
+        let chosen = all.iter().filter(|pipeline| self.pipeline.as_deref().is_none_or(|name| name == pipeline.name()));
+        if self.ids.is_none() {
+            return Ok(chosen.map(|pipeline| (pipeline, None)).collect());
+        }
+        let positions = |pipeline: &PipelineHandle| -> Vec<i64> {
+            let own = ids.iter().filter(|id| id.pipeline == pipeline.name() && id.stream == pipeline.stream());
+            own.map(|id| id.position).collect()
+        };
+        let named = chosen.map(|pipeline| (pipeline, positions(pipeline)));
+        Ok(named.filter(|(_, own)| !own.is_empty()).map(|(pipeline, own)| (pipeline, Some(own))).collect())
+    }
+}
+
+/// 202 `{replays: [{pipeline, letters}], refused: [{pipeline, message}]}`; 409 where all refuse.
+async fn replay(request: HttpRequest, shared: web::Data<Shared>, body: web::Bytes) -> HttpResponse {
+    let chosen: Chosen = match serde_json::from_slice(&body) {
+        Ok(chosen) => chosen,
+        Err(reason) => {
+            let shape = "{\"pipeline\", \"kind\", \"ids\", \"before\", \"limit\"}, each of which may be missing";
+            return bad(&format!("the body must be {shape}: {reason}"));
+        }
+    };
+    let targets = match chosen.targets(&shared.pipelines) {
+        Ok(targets) => targets,
+        Err(answer) => return answer,
+    };
+    let filter = LetterFilter { pipeline: None, kind: chosen.kind, before: chosen.before };
+    let (mut left, mut replays, mut refused, mut first) =
+        (chosen.limit.unwrap_or(u64::MAX), Vec::new(), Vec::new(), None);
+    for (pipeline, positions) in targets {
+        match pipeline.replay(Wanted { filter: filter.clone(), positions, limit: left }).await {
+            Ok(0) => {}
+            Ok(letters) => {
+                left -= letters;
+                log::info!("{} replays {letters} dead letters of pipeline {}", peer(&request), pipeline.name());
+                replays.push(json!({ "pipeline": pipeline.name(), "letters": letters }));
+            }
+            Err(reason) => {
+                refused.push(json!({ "pipeline": pipeline.name(), "message": reason.to_string() }));
+                first.get_or_insert(reason);
+            }
+        }
+    }
+    match first {
+        Some(reason) if replays.is_empty() => refused_order(&reason),
+        _ => HttpResponse::Accepted().json(json!({ "replays": replays, "refused": refused })),
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use actix_web::dev::Server;
 use actix_web::http::StatusCode;
 use actix_web::middleware::from_fn;
-use actix_web::{App, HttpResponse, HttpServer, web};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use serde::Deserialize;
 
 use crate::actors::{PipelineHandle, StatsRegistry, StreamHandle, System};
@@ -113,9 +113,7 @@ struct Results {
 
 async fn results(shared: web::Data<Shared>, name: web::Path<String>, query: web::Query<Results>) -> HttpResponse {
     let Some(pipeline) = shared.pipelines.iter().find(|pipeline| pipeline.name() == name.as_str()) else {
-        let names: Vec<_> = shared.pipelines.iter().map(PipelineHandle::name).collect();
-        let message = format!("there is no pipeline {:?}; there are: {}", name.as_str(), names.join(", "));
-        return error(StatusCode::NOT_FOUND, "unknown_pipeline", &message);
+        return unknown_pipeline(&shared.pipelines, &name);
     };
     let query = Query {
         now: query.now.unwrap_or(false),
@@ -127,6 +125,17 @@ async fn results(shared: web::Data<Shared>, name: web::Path<String>, query: web:
         Ok(rows) => HttpResponse::Ok().json(rows),
         Err(reason) => of_store(&reason),
     }
+}
+
+fn unknown_pipeline(known: &[PipelineHandle], name: &str) -> HttpResponse {
+    let names: Vec<_> = known.iter().map(PipelineHandle::name).collect();
+    let message = format!("there is no pipeline {name:?}; there are: {}", names.join(", "));
+    error(StatusCode::NOT_FOUND, "unknown_pipeline", &message)
+}
+
+/// Who asks, for the log.
+fn peer(request: &HttpRequest) -> String {
+    request.peer_addr().map_or_else(|| "an unknown peer".to_owned(), |peer| peer.to_string())
 }
 
 /// What the store said no to: 503 where it is away.

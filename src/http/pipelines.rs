@@ -4,8 +4,8 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 
-use super::{Shared, error};
-use crate::actors::{OrderError, PipelineHandle, SkipTo, Verb};
+use super::{Shared, error, peer, unknown_pipeline};
+use crate::actors::{OrderError, SkipTo, Verb};
 
 /// The routes.
 pub(super) fn routes(config: &mut web::ServiceConfig) {
@@ -63,11 +63,9 @@ async fn skip(
 /// Gives the order, and says in the log who gave it.
 async fn order(request: &HttpRequest, shared: &Shared, name: &str, verb: Verb) -> HttpResponse {
     let Some(pipeline) = shared.pipelines.iter().chain(shared.intakes.iter()).find(|known| known.name() == name) else {
-        let names: Vec<_> = shared.pipelines.iter().map(PipelineHandle::name).collect();
-        let message = format!("there is no pipeline {name:?}; there are: {}", names.join(", "));
-        return error(StatusCode::NOT_FOUND, "unknown_pipeline", &message);
+        return unknown_pipeline(&shared.pipelines, name);
     };
-    let peer = request.peer_addr().map_or_else(|| "an unknown peer".to_owned(), |peer| peer.to_string());
+    let peer = peer(request);
     let answer = pipeline.order(verb).await;
     match &answer {
         Ok(standing) => {
@@ -79,13 +77,16 @@ async fn order(request: &HttpRequest, shared: &Shared, name: &str, verb: Verb) -
     }
     match answer {
         Ok(standing) => HttpResponse::Ok().json(standing),
-        Err(reason) => {
-            let (status, code) = match &reason {
-                OrderError::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
-                OrderError::OutOfRange(_) => (StatusCode::BAD_REQUEST, "out_of_range"),
-                OrderError::Away(_) => (StatusCode::SERVICE_UNAVAILABLE, "away"),
-            };
-            error(status, code, &reason.to_string())
-        }
+        Err(reason) => refused_order(&reason),
     }
+}
+
+/// Why an order is not followed.
+pub(super) fn refused_order(reason: &OrderError) -> HttpResponse {
+    let (status, code) = match reason {
+        OrderError::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+        OrderError::OutOfRange(_) => (StatusCode::BAD_REQUEST, "out_of_range"),
+        OrderError::Away(_) => (StatusCode::SERVICE_UNAVAILABLE, "away"),
+    };
+    error(status, code, &reason.to_string())
 }

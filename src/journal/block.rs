@@ -26,6 +26,7 @@ const LINES: u8 = 1;
 const OVERLONG: u8 = 2;
 const TICK: u8 = 3;
 const BODY: u8 = 4;
+const REPLAY: u8 = 5;
 const HAS_PRODUCER: u8 = 1;
 const HAS_PEER: u8 = 2;
 
@@ -64,7 +65,10 @@ pub(super) fn block_bytes(block: &Block) -> u64 {
 /// The bytes of a payload as they stand in the block.
 pub(super) fn payload_bytes(payload: &Payload) -> &[u8] {
     match payload {
-        Payload::Lines(bytes) | Payload::Overlong { head: bytes, .. } | Payload::Body { lines: bytes, .. } => bytes,
+        Payload::Lines(bytes)
+        | Payload::Overlong { head: bytes, .. }
+        | Payload::Body { lines: bytes, .. }
+        | Payload::Replay { letters: bytes, .. } => bytes,
         Payload::Tick { .. } => &[],
     }
 }
@@ -78,6 +82,7 @@ pub(super) fn encode_header(block: &Block, seal: Seal, synced: Position, out: &m
         Payload::Lines(_) => (LINES, 0),
         Payload::Overlong { len, .. } => (OVERLONG, *len),
         Payload::Body { max_line, .. } => (BODY, *max_line),
+        Payload::Replay { revision, .. } => (REPLAY, *revision),
         Payload::Tick { silence_ms } => (TICK, u64::from(*silence_ms)),
     };
     let flags = if block.origin.producer.is_some() { HAS_PRODUCER } else { 0 }
@@ -128,7 +133,7 @@ impl Header {
             synced: number(64),
             producer_number: number(72),
             detail: number(80),
-            kind: matches!(bytes[88], LINES | OVERLONG | TICK | BODY).then_some(bytes[88])?,
+            kind: matches!(bytes[88], LINES | OVERLONG | TICK | BODY | REPLAY).then_some(bytes[88])?,
             flags: bytes[89],
             producer_len: usize::from(u16::from_le_bytes([bytes[90], bytes[91]])),
             peer_len: usize::from(u16::from_le_bytes([bytes[92], bytes[93]])),
@@ -166,6 +171,7 @@ impl Header {
             OVERLONG => Payload::Overlong { head: bytes(), len: self.detail },
             TICK => Payload::Tick { silence_ms: self.detail as u32 },
             BODY => Payload::Body { lines: bytes(), max_line: self.detail },
+            REPLAY => Payload::Replay { letters: bytes(), revision: self.detail },
             _ => Payload::Lines(bytes()),
         };
         Block {
@@ -240,6 +246,7 @@ mod tests {
             Payload::Overlong { head: Arc::new(vec![1; 100]), len: u64::MAX },
             Payload::Tick { silence_ms: u32::MAX },
             Payload::Body { lines: Arc::new(b"a\nb".to_vec()), max_line: 1 << 40 },
+            Payload::Replay { letters: Arc::new(vec![7; 9]), revision: 3 },
         ];
         for payload in payloads {
             for producer in [None, Some(""), Some("röhre/1")] {

@@ -79,6 +79,14 @@ pub enum Payload {
         /// Bytes of a line.
         max_line: u64,
     },
+    /// Letters of a pipeline on their way again (see `event::Replay`), one record each. They are numbered under their
+    /// replay's name, which is the origin's producer.
+    Replay {
+        /// The letters, encoded.
+        letters: Arc<Vec<u8>>,
+        /// The revision of the pipeline's definition by which they count.
+        revision: u64,
+    },
     /// So many ms of silence have passed; one record.
     Tick {
         /// Since the tick before, or the last line.
@@ -167,6 +175,14 @@ pub enum JournalError {
         /// What the journal begins with.
         first: Position,
     },
+    /// A block is as it was written, and yet holds nothing that can be read.
+    #[error("a bug: the journal's records {from}..={upto} cannot be read")]
+    Unreadable {
+        /// Its first position.
+        from: Position,
+        /// Its last.
+        upto: Position,
+    },
     /// Made by a newer version.
     #[error("{}: made by a newer version of tidemill (format {found})", path.display())]
     Newer {
@@ -250,6 +266,11 @@ impl Journal {
     pub fn producers(&self) -> Vec<(Arc<str>, Producer)> {
         let tail = self.shared.tail.lock();
         tail.producers.iter().map(|(name, producer)| (Arc::clone(name), *producer)).collect()
+    }
+
+    /// The number of a producer's last line as of the last block; 0 where it is not known.
+    pub fn number(&self, producer: &str) -> u64 {
+        self.shared.tail.lock().producers.get(producer).map_or(0, |producer| producer.number)
     }
 
     /// Queues a block. Never waits: whoever appends has taken credit before, and `ticket` (that credit) is dropped when

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Producer, block::u64_at};
+use crate::event::is_replay_name;
 use crate::limits::PRODUCER_FORGOTTEN_AFTER_MS;
 
 /// The journal's knowledge as of its last block. Each segment begins with it, so that deleting old ones forgets nothing.
@@ -27,10 +28,12 @@ impl Tail {
         }
     }
 
-    /// Forgets producers that sent nothing for long, by the journal's own time.
+    /// Forgets producers that sent nothing for long, by the journal's own time. What replays have numbered is never
+    /// forgotten: a letter of the same number would be taken for one that the journal has.
     pub(super) fn forget_old_producers(&mut self) {
         let Some(now) = self.last_ingest_time else { return };
-        self.producers.retain(|_, producer| now.saturating_sub(producer.seen) <= PRODUCER_FORGOTTEN_AFTER_MS);
+        let fresh = |producer: &Producer| now.saturating_sub(producer.seen) <= PRODUCER_FORGOTTEN_AFTER_MS;
+        self.producers.retain(|name, producer| fresh(producer) || is_replay_name(name));
     }
 
     /// The table as bytes: number, seen, length and name of each.
@@ -81,10 +84,12 @@ mod tests {
     fn a_producer_is_forgotten_after_thirty_days_and_not_before() {
         let mut tail = Tail::default();
         tail.take(1, 0, Some((&Arc::from("old"), 1)));
+        tail.take(1, 0, Some((&Arc::from("@replay/p"), 1)));
         tail.take(2, 1, Some((&Arc::from("edge"), 2)));
         tail.take(3, PRODUCER_FORGOTTEN_AFTER_MS + 1, None);
         tail.forget_old_producers();
         assert!(tail.producers.contains_key("edge"));
+        assert!(tail.producers.contains_key("@replay/p"), "numbers of replays are kept for ever");
         assert!(!tail.producers.contains_key("old"));
     }
 }

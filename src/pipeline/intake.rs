@@ -30,6 +30,9 @@ impl IntakeOperator {
     /// Where the batch does not follow the one before.
     pub fn apply(&mut self, batch: &Batch) -> Result<Vec<Letter>, PositionError> {
         self.range.extend(batch.range)?;
+        if batch.replay.is_some() {
+            return Ok(Vec::new());
+        }
         let (lines, bad) = (batch.decoded.len() as u64, batch.decoded.bad.len() as u64);
         self.account.read += lines;
         self.account.aggregated += lines - bad;

@@ -9,8 +9,8 @@ use super::input::{excerpt, input};
 use crate::clock::Clock;
 use crate::config::{PipelineConfig, SlotSource, StageConfig};
 use crate::event::{
-    Account, Batch, Fault, Field, Fields, Letter, LetterKind, Position, PositionError, PositionRange, Row, Span, Value,
-    format_utc, time_from_value,
+    Account, Batch, Counted, Fault, Field, Fields, Letter, LetterKind, Position, PositionError, PositionRange, Replay,
+    Row, Span, Value, format_utc, time_from_value,
 };
 use crate::expr::ExprError;
 use crate::limits::{GROUP_KEY_BYTES_MAX, OUTPUTS_PER_EVENT_MAX};
@@ -29,11 +29,15 @@ pub struct Staged {
     pub rows: Vec<Rows>,
     /// Events that failed.
     pub letters: Vec<Letter>,
+    /// Letters that were replayed.
+    pub counted: Vec<Counted>,
 }
 
 /// The stages, the watermark and the fan-out of one pipeline.
 pub struct StageOperator {
     config: Arc<PipelineConfig>,
+    /// Of the definition: a replay counts only in that which it was made under.
+    revision: u64,
     /// Column of the stream's batches for each slot; `None` for a computed one.
     columns: Vec<Option<usize>>,
     custom: Vec<Option<CustomStage>>,
@@ -66,7 +70,7 @@ impl StageOperator {
     /// # Errors
     /// The name of a custom stage that is not registered.
     pub fn new(
-        config: Arc<PipelineConfig>,
+        (config, revision): (Arc<PipelineConfig>, u64),
         fields: &Fields,
         registry: &StageRegistry,
         windows: usize,
@@ -93,6 +97,7 @@ impl StageOperator {
         let computed = vec![None; config.slots.len()];
         Ok(Self {
             config,
+            revision,
             columns,
             custom,
             windows,
@@ -130,21 +135,42 @@ impl StageOperator {
     /// Where the batch does not follow the one before.
     pub fn apply(&mut self, batch: &Arc<Batch>) -> Result<Staged, PositionError> {
         self.range.extend(batch.range)?;
-        let mut staged = Staged { rows: self.empty_rows(batch), letters: Vec::new() };
+        let mut staged = Staged { rows: self.empty_rows(batch), letters: Vec::new(), counted: Vec::new() };
         if let Some(silence_ms) = batch.silence_ms {
             self.watermark.tick(silence_ms);
         }
-        let mut bad = batch.decoded.bad.iter().map(|(row, _)| *row).peekable();
-        for row in 0..batch.decoded.len() {
-            if bad.next_if_eq(&(row as u32)).is_some() {
-                continue;
-            }
-            self.event(batch, row, &mut staged);
+        if batch.replay.as_ref().is_none_or(|replay| self.owns(replay)) {
+            self.events(batch, &mut staged);
         }
         for rows in &mut staged.rows {
             rows.watermark = self.watermark.value();
         }
         Ok(staged)
+    }
+
+    fn owns(&self, replay: &Replay) -> bool {
+        *replay.pipeline == *self.config.name && replay.revision == self.revision
+    }
+
+    fn events(&mut self, batch: &Arc<Batch>, staged: &mut Staged) {
+        let mut bad = batch.decoded.bad.iter().peekable();
+        for row in 0..batch.decoded.len() {
+            let bad = bad.next_if(|(bad, _)| *bad == row as u32);
+            if batch.replay.is_some() {
+                let (position, record) = (batch.position(row), batch.record(row));
+                staged.counted.push(Counted { position, record, at: batch.ingest_time });
+            }
+            match bad {
+                None => self.event(batch, row, staged),
+                // Of a line of the stream the intake makes the letter.
+                Some(_) if batch.replay.is_none() => {}
+                Some((_, error)) => {
+                    self.account.read += 1;
+                    let (kind, stage, reason) = (LetterKind::Decode, "decode".into(), error.to_string());
+                    self.refuse(batch, row, Refusal { kind, stage, reason }, staged);
+                }
+            }
+        }
     }
 
     fn empty_rows(&self, batch: &Arc<Batch>) -> Vec<Rows> {
@@ -164,7 +190,11 @@ impl StageOperator {
 
     fn event(&mut self, batch: &Arc<Batch>, row: usize, staged: &mut Staged) {
         self.account.read += 1;
-        self.watermark.line();
+        // A letter that comes again says nothing about how far the stream is.
+        let replayed = batch.replay.is_some();
+        if !replayed {
+            self.watermark.line();
+        }
         let before = self.watermark.value();
         let time = match self.event_time(batch, row) {
             Ok(time) => time,
@@ -178,7 +208,9 @@ impl StageOperator {
             );
             return self.refuse(batch, row, Refusal { kind: LetterKind::Ahead, stage: "time".into(), reason }, staged);
         }
-        self.watermark.observe(time, batch.ingest_time);
+        if !replayed {
+            self.watermark.observe(time, batch.ingest_time);
+        }
 
         // An event fails whole: what its parts have left behind is taken back.
         let account = self.account;
@@ -211,7 +243,7 @@ impl StageOperator {
     }
 
     fn event_time(&self, batch: &Batch, row: usize) -> Result<i64, Refusal> {
-        let Some(time) = &self.config.time else { return Ok(batch.ingest_time) };
+        let Some(time) = &self.config.time else { return Ok(batch.line_ingest_time(row)) };
         let refusal = |reason| Refusal { kind: LetterKind::Time, stage: "time".into(), reason };
         let Some(column) = self.columns[time.slot] else { return Err(refusal(format!("{} is missing", time.field))) };
         match batch.decoded.value(column, row) {
@@ -433,7 +465,7 @@ impl Row for View<'_> {
     }
 
     fn ingest_time(&self) -> i64 {
-        self.batch.ingest_time
+        self.batch.line_ingest_time(self.row)
     }
 
     fn position(&self) -> Position {
@@ -441,7 +473,7 @@ impl Row for View<'_> {
     }
 
     fn producer(&self) -> Option<&str> {
-        self.batch.origin.producer.as_deref()
+        self.batch.line_origin(self.row).producer.as_deref()
     }
 }
 

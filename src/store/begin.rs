@@ -29,8 +29,10 @@ pub(super) fn begin(
     admit(&checkpoint).map_err(StoreError::Refused)?;
     let mut open = session.open_rows(pipeline, checkpoint.watermark)?;
     open.append(&mut session.panes(pipeline)?);
+    let revision = session.revision(pipeline)?.cast_unsigned();
+    let under_replay = session.under_replay(pipeline)?.cast_unsigned();
     session.commit()?;
-    Ok(Snapshot { fence, checkpoint, open })
+    Ok(Snapshot { fence, checkpoint, open, revision, under_replay })
 }
 
 fn register(session: &mut impl Session, definition: &dyn Definition) -> Result<(), StoreError> {

@@ -8,8 +8,9 @@ use crossbeam_channel::Receiver;
 
 use super::image::{Key, PaneImage, RowImage, Shape};
 use super::session::{Session, Stored};
-use super::{Change, Checkpoint, Chunk, Definition, Fence, Flushed, StateBytes, StoreError};
-use crate::event::Letter;
+use super::{Change, Checkpoint, Chunk, Flush, Flushed, LETTER_BYTES, StateBytes, StoreError};
+use crate::config::{AtLimit, LetterLimit};
+use crate::event::{Counted, Letter};
 
 /// Corrections that are read, merged and written at once.
 const CORRECTIONS_AT_ONCE: usize = 1_000;
@@ -25,26 +26,29 @@ pub(super) struct Attempt {
 /// set as well, it was the commit itself that failed, and `settle` tells how it ended.
 pub(super) fn run(
     session: &mut impl Session,
-    definition: &dyn Definition,
-    stream: &str,
-    fence: Fence,
-    chunks: &Receiver<Chunk>,
+    flush: &Flush,
     attempt: &mut Option<Attempt>,
 ) -> Result<Flushed, StoreError> {
+    let definition = &*flush.definition;
     let pipeline = definition.pipeline();
     session.begin()?;
-    let held = session.hold_fence(pipeline, fence)?;
+    let held = session.hold_fence(pipeline, flush.fence)?;
     let number = held.ok_or_else(|| StoreError::Fenced(pipeline.to_owned()))?;
     let mut writer = Writer {
         session,
         shape: Shape::new(definition),
         pipeline,
-        stream,
+        stream: &flush.stream,
+        limit: flush.letters,
+        letter_bytes: None,
+        kept_bytes: 0,
+        recount: false,
         corrections: HashMap::new(),
         flushed: Flushed::default(),
     };
-    let checkpoint = writer.write(chunks)?;
+    let checkpoint = writer.write(&flush.chunks)?;
     writer.correct()?;
+    writer.note_letters()?;
     let flushed = writer.flushed;
     check_account(pipeline, &checkpoint)?;
     session.save_checkpoint(pipeline, &checkpoint)?;
@@ -87,8 +91,19 @@ struct Writer<'a, S> {
     shape: Shape<'a>,
     pipeline: &'a str,
     stream: &'a str,
+    limit: LetterLimit,
+    /// Bytes of the letters that were there before; asked for when there is one to be kept.
+    letter_bytes: Option<u64>,
+    /// Bytes of those that this flush has added.
+    kept_bytes: u64,
+    /// Whether letters have changed that were there.
+    recount: bool,
     corrections: HashMap<Key, Correction>,
     flushed: Flushed,
+}
+
+fn letter_bytes(letter: &Letter) -> u64 {
+    letter.line.len() as u64 + LETTER_BYTES
 }
 
 /// What a chunk holds, by table.
@@ -97,6 +112,8 @@ struct Pending {
     rows: HashMap<Key, RowImage>,
     panes: HashMap<(i64, [u8; 16]), PaneImage>,
     letters: Vec<Letter>,
+    again: Vec<Letter>,
+    counted: Vec<Counted>,
 }
 
 impl<S: Session> Writer<'_, S> {
@@ -135,13 +152,19 @@ impl<S: Session> Writer<'_, S> {
                 self.put(std::mem::take(pending))?;
                 self.session.delete_panes(self.pipeline, before)?;
             }
+            Change::Letter(letter) if letter.again => pending.again.push(letter),
             Change::Letter(letter) => pending.letters.push(letter),
+            Change::Counted(counted) => pending.counted.push(counted),
+            Change::FreeLetters { upto_number } => {
+                self.session.free_letters(self.pipeline, upto_number)?;
+                self.recount = true;
+            }
         }
         Ok(())
     }
 
     fn put(&mut self, pending: Pending) -> Result<(), StoreError> {
-        let Pending { rows, panes, letters } = pending;
+        let Pending { rows, panes, letters, again, counted } = pending;
         if !rows.is_empty() {
             self.put_rows(&rows.into_values().collect::<Vec<_>>())?;
         }
@@ -149,7 +172,61 @@ impl<S: Session> Writer<'_, S> {
             self.session.put_panes(self.pipeline, &panes.into_values().collect::<Vec<_>>())?;
         }
         if !letters.is_empty() {
-            self.flushed.letters += self.session.put_letters(self.stream, self.pipeline, &letters)?;
+            self.put_letters(letters)?;
+        }
+        if !again.is_empty() {
+            self.flushed.letters += self.session.put_letters(self.stream, self.pipeline, &again, true)?;
+            self.flushed.replayed += again.len() as u64;
+            self.recount = true;
+        }
+        if !counted.is_empty() {
+            self.session.count_letters(self.stream, self.pipeline, &counted)?;
+            self.flushed.replayed += counted.len() as u64;
+            self.recount = true;
+        }
+        Ok(())
+    }
+
+    /// Keeps as many letters as there is room for.
+    fn put_letters(&mut self, mut letters: Vec<Letter>) -> Result<(), StoreError> {
+        let before = match self.letter_bytes {
+            Some(before) => before,
+            None => self.session.letter_bytes(self.pipeline)?.cast_unsigned(),
+        };
+        self.letter_bytes = Some(before);
+        match self.limit.beyond {
+            // One flush may go beyond it, so that there is always one that can be committed.
+            AtLimit::Pause if before >= self.limit.bytes => {
+                return Err(StoreError::LettersFull { pipeline: self.pipeline.to_owned(), limit: self.limit.bytes });
+            }
+            AtLimit::Pause => self.kept_bytes += letters.iter().map(letter_bytes).sum::<u64>(),
+            AtLimit::Discard => {
+                let all = letters.len();
+                letters.retain(|letter| {
+                    let bytes = letter_bytes(letter);
+                    let kept = before + self.kept_bytes + bytes <= self.limit.bytes;
+                    self.kept_bytes += if kept { bytes } else { 0 };
+                    kept
+                });
+                self.flushed.discarded += (all - letters.len()) as u64;
+            }
+        }
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let written = self.session.put_letters(self.stream, self.pipeline, &letters, false)?;
+        self.recount |= written < letters.len() as u64;
+        self.flushed.letters += written;
+        Ok(())
+    }
+
+    fn note_letters(&mut self) -> Result<(), StoreError> {
+        let (kept, discarded) = (self.kept_bytes.cast_signed(), self.flushed.discarded.cast_signed());
+        if kept > 0 || discarded > 0 {
+            self.session.add_letters(self.pipeline, kept, discarded)?;
+        }
+        if self.recount {
+            self.session.recount_letters(self.pipeline)?;
         }
         Ok(())
     }

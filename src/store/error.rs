@@ -2,6 +2,8 @@
 
 use diesel::result::{DatabaseErrorKind, Error};
 
+use crate::units::format_size;
+
 /// What a store answers when it does not do what it is asked.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum StoreError {
@@ -14,6 +16,18 @@ pub enum StoreError {
     /// Another has taken the fence.
     #[error("fenced: another writer has taken over pipeline {0:?}")]
     Fenced(String),
+    /// There is no room for a pipeline's letters, and it shall wait for some.
+    #[error(
+        "its dead letters have reached their limit, {}: `tidemill dlq replay --pipeline {pipeline}` or `tidemill dlq purge \
+         --pipeline {pipeline}` makes room, then `tidemill pipeline resume {pipeline}` goes on",
+        format_size(*limit)
+    )]
+    LettersFull {
+        /// Whose.
+        pipeline: String,
+        /// Bytes.
+        limit: u64,
+    },
     /// The flush was given up before its end (its pipeline ended).
     #[error("the flush was given up")]
     GivenUp,

@@ -9,10 +9,11 @@ use super::postgres::Postgres;
 use super::session::{Access, Database, Line, Session};
 use super::sqlite::Sqlite;
 use super::{
-    Admit, Definition, Flush, Flushed, LetterFilter, LetterId, LetterReason, Query, ResultRows, Snapshot, StoreError,
-    StoredLetter, begin, commit,
+    Admit, Definition, Fence, Flush, Flushed, LetterFilter, LetterId, LetterReason, Query, ResultRows, Snapshot,
+    StoreError, StoredLetter, begin, commit, replay,
 };
 use crate::config::StoreUrl;
+use crate::event::Replayed;
 
 /// Jobs that wait for a thread. Each pipeline has one under way, so that this is reached only when something is wrong;
 /// whoever comes then is told at once that the store is away, since a full queue must not hold up an actor.
@@ -26,6 +27,8 @@ enum Job {
     Begin { definition: Arc<dyn Definition>, stream: String, admit: Admit, reply: Reply<Snapshot> },
     Flush(Flush),
     Purge { filter: LetterFilter, reply: Reply<u64> },
+    Prune { before: i64, reply: Reply<u64> },
+    Replay { replay: Replay, reply: Reply<Option<u64>> },
 }
 
 enum Read {
@@ -33,6 +36,24 @@ enum Read {
     Letters { filter: LetterFilter, after: Option<LetterId>, limit: usize, reply: Reply<Vec<StoredLetter>> },
     Letter { id: LetterId, reply: Reply<Option<StoredLetter>> },
     Reasons { filter: LetterFilter, limit: usize, reply: Reply<Vec<LetterReason>> },
+    Numbered { pipeline: String, behind: u64, bytes: usize, reply: Reply<Vec<(u64, Replayed)>> },
+}
+
+/// Letters that are to be put under replay.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    /// The stream in which their lines stand.
+    pub stream: String,
+    /// Which; of one pipeline.
+    pub filter: LetterFilter,
+    /// Of those only the lines at these positions.
+    pub positions: Option<Vec<i64>>,
+    /// The right to write that pipeline's rows.
+    pub fence: Fence,
+    /// Their numbers begin behind this one.
+    pub behind: u64,
+    /// At most so many.
+    pub limit: u64,
 }
 
 /// A store: its threads have one connection each and are fed by bounded channels; one only reads, so that a query never
@@ -103,10 +124,7 @@ impl Store {
         stream: &str,
         admit: Admit,
     ) -> Result<Snapshot, StoreError> {
-        let (reply, answer) = oneshot::channel();
-        let job = Job::Begin { definition, stream: stream.to_owned(), admit, reply };
-        self.jobs.try_send(job).map_err(|refused| unsent(&refused))?;
-        answer.await.unwrap_or_else(|_| Err(ended()))
+        self.job(|reply| Job::Begin { definition, stream: stream.to_owned(), admit, reply }).await
     }
 
     /// Queues a transaction; its answer comes through `flush.reply`.
@@ -161,8 +179,41 @@ impl Store {
     /// # Errors
     /// As the store answers.
     pub async fn purge_letters(&self, filter: LetterFilter) -> Result<u64, StoreError> {
+        self.job(|reply| Job::Purge { filter, reply }).await
+    }
+
+    /// Deletes some of the letters that failed before this (unix ms); how many, 0 when all are gone.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn prune_letters(&self, before: i64) -> Result<u64, StoreError> {
+        self.job(|reply| Job::Prune { before, reply }).await
+    }
+
+    /// Puts letters under replay, in one transaction; how many. `None` where others of that pipeline are on their way.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn replay_letters(&self, replay: Replay) -> Result<Option<u64>, StoreError> {
+        self.job(|reply| Job::Replay { replay, reply }).await
+    }
+
+    /// Letters under replay behind a number, as many as come to about so many bytes, at least one.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn letters_under_replay(
+        &self,
+        pipeline: &str,
+        behind: u64,
+        bytes: usize,
+    ) -> Result<Vec<(u64, Replayed)>, StoreError> {
+        self.read(|reply| Read::Numbered { pipeline: pipeline.to_owned(), behind, bytes, reply }).await
+    }
+
+    async fn job<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.jobs.try_send(Job::Purge { filter, reply }).map_err(|refused| unsent(&refused))?;
+        self.jobs.try_send(job(reply)).map_err(|refused| unsent(&refused))?;
         answer.await.unwrap_or_else(|_| Err(ended()))
     }
 
@@ -193,15 +244,15 @@ fn write_all<D: Database>(mut line: Line<D>, jobs: &Receiver<Job>) {
             Job::Begin { definition, stream, admit, reply } => {
                 answer(reply, line.run(|session| begin::begin(session, &*definition, &stream, admit)));
             }
-            Job::Flush(Flush { definition, stream, fence, chunks, reply }) => {
+            Job::Flush(flush) => {
                 let mut attempt = None;
-                let flushed =
-                    line.run(|session| commit::run(session, &*definition, &stream, fence, &chunks, &mut attempt));
+                let flushed = line.run(|session| commit::run(session, &flush, &mut attempt));
                 let flushed = match (flushed, attempt) {
-                    (Err(error), Some(attempt)) => settle(&mut line, definition.pipeline(), attempt, error),
+                    (Err(error), Some(attempt)) => settle(&mut line, flush.definition.pipeline(), attempt, error),
                     (flushed, _) => flushed,
                 };
                 let failed = flushed.is_err();
+                let Flush { chunks, reply, .. } = flush;
                 answer(reply, flushed);
                 if failed {
                     // What is in the channel holds credit, which a channel without a receiver would keep: whoever still
@@ -209,7 +260,9 @@ fn write_all<D: Database>(mut line: Line<D>, jobs: &Receiver<Job>) {
                     chunks.iter().for_each(drop);
                 }
             }
-            Job::Purge { filter, reply } => answer(reply, line.run(|session| session.purge_letters(&filter))),
+            Job::Purge { filter, reply } => answer(reply, line.run(|session| replay::purge(session, &filter))),
+            Job::Prune { before, reply } => answer(reply, line.run(|session| replay::prune(session, before))),
+            Job::Replay { replay, reply } => answer(reply, line.run(|session| replay::number(session, &replay))),
         }
     }
 }
@@ -240,6 +293,9 @@ fn read_all<D: Database>(mut line: Line<D>, reads: &Receiver<Read>) {
             Read::Letter { id, reply } => answer(reply, line.run(|session| session.letter(&id))),
             Read::Reasons { filter, limit, reply } => {
                 answer(reply, line.run(|session| session.letter_reasons(&filter, limit as i64)));
+            }
+            Read::Numbered { pipeline, behind, bytes, reply } => {
+                answer(reply, line.run(|session| session.numbered_letters(&pipeline, behind, bytes)));
             }
         }
     }

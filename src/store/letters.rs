@@ -2,8 +2,11 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::Serialize;
+
+use crate::event::{Origin, Replayed};
 
 /// Which letter: the key of its row, written `stream:position:pipeline`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,6 +50,9 @@ pub struct LetterFilter {
     pub before: Option<i64>,
 }
 
+/// What a letter counts for, besides the bytes of its line.
+pub(super) const LETTER_BYTES: u64 = 200;
+
 /// A dead letter, as it is stored.
 #[derive(Clone, Debug, Serialize)]
 pub struct StoredLetter {
@@ -74,6 +80,8 @@ pub struct StoredLetter {
     pub failed_at: i64,
     /// Unix ms; `None` until a replay of it has counted.
     pub replayed_at: Option<i64>,
+    /// Whether it is on its way again.
+    pub under_replay: bool,
     /// The line, or its beginning; what is not UTF-8 is shown as U+FFFD.
     pub line: String,
     /// Bytes of the whole line as it is kept.
@@ -97,9 +105,34 @@ pub struct LetterReason {
     pub last_position: Option<i64>,
 }
 
-/// A row as it is read: key, kind, stage, reason, producer, peer, attempts, failed_at, replayed_at, line, its length.
-pub(super) type LetterTuple =
-    (String, i64, String, String, String, String, Option<String>, Option<String>, i64, i64, Option<i64>, Vec<u8>, i32);
+/// A row as it is read: key, kind, stage, reason, producer, peer, attempts, failed_at, replayed_at, line, its length, number
+/// under which it is replayed.
+pub(super) type LetterTuple = (
+    String,
+    i64,
+    String,
+    String,
+    String,
+    String,
+    Option<String>,
+    Option<String>,
+    i64,
+    i64,
+    Option<i64>,
+    Vec<u8>,
+    i32,
+    Option<i64>,
+);
+
+/// A letter under replay as it is read: number, position, ingested_at, producer, peer, line.
+pub(super) type ReplayTuple = (Option<i64>, i64, i64, Option<String>, Option<String>, Vec<u8>);
+
+/// A letter under replay with its number.
+pub(super) fn replayed((number, position, ingest_time, producer, peer, line): ReplayTuple) -> (u64, Replayed) {
+    let origin = Origin { producer: producer.map(Arc::from), peer: peer.map(Arc::from) };
+    let letter = Replayed { position: position.cast_unsigned(), ingest_time, origin, line };
+    (number.unwrap_or_default().cast_unsigned(), letter)
+}
 
 impl From<LetterTuple> for StoredLetter {
     fn from(row: LetterTuple) -> Self {
@@ -119,6 +152,7 @@ impl From<LetterTuple> for StoredLetter {
             attempts,
             failed_at,
             replayed_at,
+            under_replay: row.13.is_some(),
             line,
             line_bytes,
         }

@@ -13,6 +13,7 @@ mod letters;
 mod names;
 mod plain;
 mod postgres;
+mod replay;
 mod schema;
 mod session;
 mod sqlite;
@@ -25,11 +26,14 @@ use std::sync::Arc;
 use crossbeam_channel::Receiver;
 use tokio::sync::oneshot;
 
-use crate::event::{Account, Letter, Position};
+use crate::event::{Account, Counted, Letter, Position};
 
 pub use error::StoreError;
-pub use handle::Store;
+pub use handle::{Replay, Store};
 pub use letters::{LetterFilter, LetterId, LetterReason, StoredLetter};
+
+use crate::config::LetterLimit;
+use letters::LETTER_BYTES;
 
 /// The private state of one group in one window or pane, encoded (versioned and mergeable; see `window`).
 pub type StateBytes = Vec<u8>;
@@ -114,8 +118,15 @@ pub enum Change {
     },
     /// Panes that begin before this are needed no more.
     PanesBefore(i64),
-    /// A dead letter.
+    /// A dead letter, new or again.
     Letter(Letter),
+    /// A letter that was replayed and has counted; behind all letters of the same flush.
+    Counted(Counted),
+    /// Letters under replay up to this number will not be read any more: they are as before.
+    FreeLetters {
+        /// Inclusive.
+        upto_number: u64,
+    },
 }
 
 /// Up to where a pipeline's effects are in the store.
@@ -156,6 +167,10 @@ pub struct Snapshot {
     /// Rows of windows that were open at the checkpoint (`window_end` > watermark): `Change::Row`; and all panes:
     /// `Change::Pane`.
     pub open: Vec<Change>,
+    /// Of the definition, from 1 on.
+    pub revision: u64,
+    /// How many of its letters are under replay.
+    pub under_replay: u64,
 }
 
 /// Whether a pipeline may begin with this checkpoint. Asked before its fence is taken for good: a daemon that must not run
@@ -171,6 +186,8 @@ pub struct Flush {
     pub stream: String,
     /// The right to write.
     pub fence: Fence,
+    /// How many letters are kept.
+    pub letters: LetterLimit,
     /// What is written.
     pub chunks: Receiver<Chunk>,
     /// How it ended.
@@ -192,6 +209,10 @@ pub struct Flushed {
     pub rows: u64,
     /// Letters written.
     pub letters: u64,
+    /// Letters that were not kept, since there is no room for them.
+    pub discarded: u64,
+    /// Letters whose replay has come to its end, one way or the other.
+    pub replayed: u64,
 }
 
 /// Which rows of a pipeline's view to read.

@@ -87,17 +87,61 @@ extern "SQL" {
     fn length(bytes: diesel::sql_types::Binary) -> diesel::sql_types::Integer;
 }
 
+/// Letters under replay that are looked at at once.
+pub(super) const LETTERS_AT_ONCE: i64 = 1_000;
+
+/// Letters that are deleted at once because of their age.
+pub(super) const PRUNED_AT_ONCE: i64 = 10_000;
+
+// SQLite takes `$1` as a name; its numbers follow the order in which they come first, as they do here.
+
+/// Counts the bytes of a pipeline's letters.
+pub(super) const RECOUNT: &str = "UPDATE checkpoints SET letter_bytes = \
+    (SELECT CAST(coalesce(sum(length(line) + $1), 0) AS bigint) FROM dead_letters \
+     WHERE dead_letters.pipeline = $2 AND replay_number IS NULL) \
+    WHERE pipeline = $2";
+
+/// Deletes some of the oldest letters.
+pub(super) const PRUNE: &str = "DELETE FROM dead_letters WHERE (stream, position, pipeline) IN \
+    (SELECT stream, position, pipeline FROM dead_letters WHERE failed_at < $1 AND replay_number IS NULL LIMIT $2)";
+
+/// Puts letters under replay in the order of their positions: those that nobody has replayed yet, nor could, since they
+/// are no events.
+pub(super) fn number_letters_sql(positions: Option<&[i64]>) -> String {
+    let these = positions.map_or_else(String::new, |positions| {
+        // The stores do not agree on an empty list; no line stands at 0.
+        let positions: Vec<String> = std::iter::once(&0).chain(positions).map(i64::to_string).collect();
+        format!("AND position IN ({})", positions.join(", "))
+    });
+    format!(
+        "UPDATE dead_letters SET replay_number = chosen.number FROM \
+         (SELECT position AS at, $1 + row_number() OVER (ORDER BY position) AS number FROM dead_letters \
+          WHERE stream = $2 AND pipeline = $3 AND ($4 = '' OR kind = $4) AND kind <> 'decode' AND failed_at < $5 \
+          AND replayed_at IS NULL AND replay_number IS NULL {these} ORDER BY position LIMIT $6) AS chosen \
+         WHERE dead_letters.stream = $2 AND dead_letters.pipeline = $3 AND dead_letters.position = chosen.at"
+    )
+}
+
 macro_rules! plain_tables {
     ($Connection:ty) => {
         use diesel::prelude::*;
 
         use diesel::dsl::{count_star, max};
 
-        use crate::store::letters::LetterTuple;
-        use crate::store::plain::{CheckpointRow, length, substr};
+        use diesel::sql_query;
+        use diesel::sql_types::{BigInt, Text};
+
+        use crate::event::Replayed;
+        use crate::store::letters::{LetterTuple, ReplayTuple, replayed};
+        use crate::store::plain::{
+            CheckpointRow, LETTERS_AT_ONCE, PRUNE, PRUNED_AT_ONCE, RECOUNT, length, number_letters_sql, substr,
+        };
         use crate::store::schema::{checkpoints, dead_letters, pane_states, pipelines, window_results};
         use crate::store::session::{open_pane, open_row};
-        use crate::store::{Change, Checkpoint, Fence, LetterFilter, LetterId, LetterReason, StoreError, StoredLetter};
+        use crate::store::{
+            Change, Checkpoint, Fence, LETTER_BYTES, LetterFilter, LetterId, LetterReason, Replay, StoreError,
+            StoredLetter,
+        };
 
         pub(super) fn definition_hash(
             connection: &mut $Connection,
@@ -260,6 +304,7 @@ macro_rules! plain_tables {
                     letters::replayed_at,
                     substr(letters::line, 1, line_bytes),
                     length(letters::line),
+                    letters::replay_number,
                 ))
                 .load(connection)?;
             Ok(rows.into_iter().map(StoredLetter::from).collect())
@@ -321,8 +366,131 @@ macro_rules! plain_tables {
                         .or(is(filter.pipeline.is_none())),
                 )
                 .filter(letters::kind.eq(filter.kind.as_deref().unwrap_or_default()).or(is(filter.kind.is_none())))
-                .filter(letters::failed_at.lt(filter.before.unwrap_or(i64::MAX)));
+                .filter(letters::failed_at.lt(filter.before.unwrap_or(i64::MAX)))
+                .filter(letters::replay_number.is_null());
             Ok(diesel::delete(these).execute(connection)? as u64)
+        }
+
+        pub(super) fn free_letters(
+            connection: &mut $Connection,
+            pipeline: &str,
+            upto_number: u64,
+        ) -> Result<(), StoreError> {
+            use dead_letters as letters;
+            let these = letters::table
+                .filter(letters::pipeline.eq(pipeline))
+                .filter(letters::replay_number.le(upto_number.cast_signed()));
+            diesel::update(these).set(letters::replay_number.eq(None::<i64>)).execute(connection)?;
+            Ok(())
+        }
+
+        pub(super) fn letter_bytes(connection: &mut $Connection, pipeline: &str) -> Result<i64, StoreError> {
+            Ok(checkpoints::table.find(pipeline).select(checkpoints::letter_bytes).first(connection)?)
+        }
+
+        pub(super) fn letter_owners(connection: &mut $Connection) -> Result<Vec<String>, StoreError> {
+            let owners = checkpoints::table.order(checkpoints::pipeline).select(checkpoints::pipeline);
+            Ok(owners.load(connection)?)
+        }
+
+        pub(super) fn recount_letters(connection: &mut $Connection, pipeline: &str) -> Result<(), StoreError> {
+            sql_query(RECOUNT)
+                .bind::<BigInt, _>(LETTER_BYTES.cast_signed())
+                .bind::<Text, _>(pipeline)
+                .execute(connection)?;
+            Ok(())
+        }
+
+        pub(super) fn add_letters(
+            connection: &mut $Connection,
+            pipeline: &str,
+            bytes: i64,
+            discarded: i64,
+        ) -> Result<(), StoreError> {
+            diesel::update(checkpoints::table.find(pipeline))
+                .set((
+                    checkpoints::letter_bytes.eq(checkpoints::letter_bytes + bytes),
+                    checkpoints::letters_discarded.eq(checkpoints::letters_discarded + discarded),
+                ))
+                .execute(connection)?;
+            Ok(())
+        }
+
+        pub(super) fn under_replay(connection: &mut $Connection, pipeline: &str) -> Result<i64, StoreError> {
+            use dead_letters as letters;
+            let these =
+                letters::table.filter(letters::pipeline.eq(pipeline)).filter(letters::replay_number.is_not_null());
+            Ok(these.count().get_result(connection)?)
+        }
+
+        pub(super) fn lock_fence(
+            connection: &mut $Connection,
+            pipeline: &str,
+            fence: Fence,
+        ) -> Result<bool, StoreError> {
+            let ours = checkpoints::table
+                .find(pipeline)
+                .filter(checkpoints::epoch.eq(fence.epoch))
+                .filter(checkpoints::writer.eq(fence.writer));
+            Ok(diesel::update(ours).set(checkpoints::writer.eq(fence.writer)).execute(connection)? > 0)
+        }
+
+        pub(super) fn number_letters(connection: &mut $Connection, replay: &Replay) -> Result<u64, StoreError> {
+            let filter = &replay.filter;
+            let numbered = sql_query(number_letters_sql(replay.positions.as_deref()))
+                .bind::<BigInt, _>(replay.behind.cast_signed())
+                .bind::<Text, _>(&replay.stream)
+                .bind::<Text, _>(filter.pipeline.as_deref().unwrap_or_default())
+                .bind::<Text, _>(filter.kind.as_deref().unwrap_or_default())
+                .bind::<BigInt, _>(filter.before.unwrap_or(i64::MAX))
+                .bind::<BigInt, _>(i64::try_from(replay.limit).unwrap_or(i64::MAX))
+                .execute(connection)?;
+            Ok(numbered as u64)
+        }
+
+        pub(super) fn numbered_letters(
+            connection: &mut $Connection,
+            pipeline: &str,
+            behind: u64,
+            bytes: usize,
+        ) -> Result<Vec<(u64, Replayed)>, StoreError> {
+            use dead_letters as letters;
+            let behind = behind.cast_signed();
+            let these = letters::table
+                .filter(letters::pipeline.eq(pipeline))
+                .filter(letters::replay_number.gt(behind))
+                .order(letters::replay_number);
+            let lengths: Vec<(Option<i64>, i32)> = these
+                .limit(LETTERS_AT_ONCE)
+                .select((letters::replay_number, length(letters::line)))
+                .load(connection)?;
+            let mut total = 0;
+            let some = lengths.iter().take_while(|(_, length)| {
+                let first = total == 0;
+                total += *length as usize + LETTER_BYTES as usize;
+                first || total <= bytes
+            });
+            let Some(Some(upto)) = some.last().map(|(number, _)| *number) else { return Ok(Vec::new()) };
+            let rows: Vec<ReplayTuple> = these
+                .filter(letters::replay_number.le(upto))
+                .select((
+                    letters::replay_number,
+                    letters::position,
+                    letters::ingested_at,
+                    letters::producer,
+                    letters::peer,
+                    letters::line,
+                ))
+                .load(connection)?;
+            Ok(rows.into_iter().map(replayed).collect())
+        }
+
+        pub(super) fn prune_letters(connection: &mut $Connection, before: i64) -> Result<u64, StoreError> {
+            Ok(sql_query(PRUNE).bind::<BigInt, _>(before).bind::<BigInt, _>(PRUNED_AT_ONCE).execute(connection)? as u64)
+        }
+
+        pub(super) fn revision(connection: &mut $Connection, pipeline: &str) -> Result<i64, StoreError> {
+            Ok(pipelines::table.find(pipeline).select(pipelines::revision).first(connection)?)
         }
 
         fn is(yes: bool) -> diesel::dsl::AsExprOf<bool, diesel::sql_types::Bool> {

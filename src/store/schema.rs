@@ -33,6 +33,8 @@ diesel::table! {
         exploded -> BigInt,
         skipped -> BigInt,
         partly_late -> BigInt,
+        letter_bytes -> BigInt,
+        letters_discarded -> BigInt,
     }
 }
 
@@ -78,5 +80,7 @@ diesel::table! {
         attempts -> BigInt,
         failed_at -> BigInt,
         replayed_at -> Nullable<BigInt>,
+        ingested_at -> BigInt,
+        replay_number -> Nullable<BigInt>,
     }
 }

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use super::handle::Replay;
 use super::image::{Key, PaneImage, RowImage};
 use super::{
     Change, Checkpoint, Definition, Fence, LetterFilter, LetterId, LetterReason, Query, ResultRows, StateBytes,
     StoreError, StoredLetter,
 };
-use crate::event::Letter;
+use crate::event::{Counted, Letter, Replayed};
 
 /// Whether a connection may write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,8 +71,39 @@ pub(super) trait Session {
     fn put_panes(&mut self, pipeline: &str, panes: &[PaneImage]) -> Result<(), StoreError>;
     /// Deletes the panes that begin before this.
     fn delete_panes(&mut self, pipeline: &str, before: i64) -> Result<(), StoreError>;
-    /// Writes letters; a line is one letter at most: what is there already is this one. How many were new.
-    fn put_letters(&mut self, stream: &str, pipeline: &str, letters: &[Letter]) -> Result<u64, StoreError>;
+    /// Writes letters that are new, or such that are there already, and failed again. A line is one letter at most: what
+    /// is there already is this one. How many were written.
+    fn put_letters(&mut self, stream: &str, pipeline: &str, letters: &[Letter], again: bool)
+    -> Result<u64, StoreError>;
+    /// Notes that letters were replayed and have counted.
+    fn count_letters(&mut self, stream: &str, pipeline: &str, counted: &[Counted]) -> Result<(), StoreError>;
+    /// Takes letters out of their replay, up to a number.
+    fn free_letters(&mut self, pipeline: &str, upto_number: u64) -> Result<(), StoreError>;
+    /// Bytes of a pipeline's letters, as they were last counted.
+    fn letter_bytes(&mut self, pipeline: &str) -> Result<i64, StoreError>;
+    /// The pipelines that may have letters, ordered.
+    fn letter_owners(&mut self) -> Result<Vec<String>, StoreError>;
+    /// Counts them anew.
+    fn recount_letters(&mut self, pipeline: &str) -> Result<(), StoreError>;
+    /// Adds to their bytes, and to the number of those that were not kept.
+    fn add_letters(&mut self, pipeline: &str, bytes: i64, discarded: i64) -> Result<(), StoreError>;
+    /// How many letters are under replay.
+    fn under_replay(&mut self, pipeline: &str) -> Result<i64, StoreError>;
+    /// Whether the fence is still ours; it stays so until this transaction ends.
+    fn lock_fence(&mut self, pipeline: &str, fence: Fence) -> Result<bool, StoreError>;
+    /// Puts letters under replay, numbered in the order of their positions; how many.
+    fn number_letters(&mut self, replay: &Replay) -> Result<u64, StoreError>;
+    /// The letters under replay behind a number, as many as come to about so many bytes, at least one.
+    fn numbered_letters(
+        &mut self,
+        pipeline: &str,
+        behind: u64,
+        bytes: usize,
+    ) -> Result<Vec<(u64, Replayed)>, StoreError>;
+    /// Deletes some of the letters that failed before this and are not under replay; how many.
+    fn prune_letters(&mut self, before: i64) -> Result<u64, StoreError>;
+    /// The revision of a pipeline's definition.
+    fn revision(&mut self, pipeline: &str) -> Result<i64, StoreError>;
     /// What is stored under these keys, in their order.
     fn stored(&mut self, pipeline: &str, keys: &[Key]) -> Result<Vec<Option<Stored>>, StoreError>;
     /// Writes the checkpoint.

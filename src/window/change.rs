@@ -13,6 +13,9 @@ pub struct OperatorConfig {
     pub window: WindowSpec,
     /// What becomes of late events.
     pub late: LatePolicy,
+    /// So long after its end (by the watermark) a closed window can be corrected by a replayed letter, whatever becomes of
+    /// late events.
+    pub correct_for_ms: i64,
     /// Of each group.
     pub aggregates: Arc<[AggregateKind]>,
     /// Where the pipeline began to read.

@@ -167,11 +167,11 @@ fn key_bytes(panes: &Panes) -> usize {
 }
 
 impl Shared {
-    /// The least end of a window that late events still correct; `None` where they correct none.
-    pub(super) fn correctable_from(&self, watermark: i64) -> Option<i64> {
-        match self.config.late {
-            LatePolicy::Update { correct_for_ms } => Some(watermark.saturating_sub(correct_for_ms)),
-            LatePolicy::DeadLetter | LatePolicy::Drop => None,
+    /// What becomes of late events among these.
+    pub(super) fn late(&self, rows: &Rows) -> LatePolicy {
+        match rows.batch.replay {
+            Some(_) => LatePolicy::Update { correct_for_ms: self.config.correct_for_ms },
+            None => self.config.late,
         }
     }
 
@@ -212,7 +212,8 @@ mod tests {
     const TWENTY_BY_TEN: WindowSpec = WindowSpec::Sliding { size_ms: 20, every_ms: 10 };
 
     fn operator(window: WindowSpec, late: LatePolicy) -> Operator {
-        Operator::new(OperatorConfig { window, late, aggregates: [AggregateKind::CountAll].into(), first: FIRST })
+        let aggregates = [AggregateKind::CountAll].into();
+        Operator::new(OperatorConfig { window, late, correct_for_ms: 30, aggregates, first: FIRST })
     }
 
     /// One batch behind `after`: for each event its time and the watermark before it.

@@ -8,7 +8,7 @@ use super::groups::Groups;
 use super::operator::Shared;
 use super::panes::{Pane, Panes};
 use super::state::State;
-use super::{AggregateKind, Rows};
+use super::{AggregateKind, LatePolicy, Rows};
 
 /// Panes, and the rows of windows that closed.
 #[derive(Clone, Debug)]
@@ -69,12 +69,13 @@ impl Sliding {
 
     pub(super) fn apply(&mut self, shared: &mut Shared, rows: &Rows, epoch: u64) -> Vec<LateRow> {
         let kinds = Arc::clone(&shared.config.aggregates);
+        let policy = shared.late(rows);
         let mut late = Vec::new();
         for (index, row) in rows.rows.iter().enumerate() {
             self.advance(row.watermark, epoch);
             let event = Event::of(rows, index, kinds.len());
             let pane = self.panes.start_of(row.time);
-            match self.correct(shared, pane, row.watermark, &event, &kinds, epoch) {
+            match self.correct(shared, policy, pane, row.watermark, &event, &kinds, epoch) {
                 Lateness::None => {
                     self.panes.add(pane, &event, &kinds, epoch);
                     shared.account.aggregated += 1;
@@ -87,7 +88,7 @@ impl Sliding {
                 Lateness::Corrected => shared.account.aggregated += 1,
                 Lateness::Whole => {
                     let last_end = pane.saturating_add(self.size_ms);
-                    late.push(LateRow { index, reason: shared.config.late.reason(last_end, row.watermark) });
+                    late.push(LateRow { index, reason: policy.reason(last_end, row.watermark) });
                     shared.account.late += 1;
                 }
             }
@@ -142,6 +143,7 @@ impl Sliding {
     fn correct(
         &self,
         shared: &mut Shared,
+        policy: LatePolicy,
         pane: i64,
         watermark: i64,
         event: &Event<'_>,
@@ -154,7 +156,7 @@ impl Sliding {
         }
         let last_end = pane.saturating_add(self.size_ms);
         let open = last_end > watermark;
-        let Some(from) = shared.correctable_from(watermark) else {
+        let Some(from) = policy.correctable_from(watermark) else {
             return if open { Lateness::Partly } else { Lateness::Whole };
         };
         let mut corrected = false;

@@ -143,6 +143,7 @@ impl<'a> Mill<'a> {
         let config = OperatorConfig {
             window: self.plan.window,
             late: self.plan.late,
+            correct_for_ms: 0,
             aggregates: KINDS.to_vec().into(),
             first: store.first,
         };
@@ -275,7 +276,7 @@ fn owner(key: &[u8], operators: usize) -> usize {
 
 pub(super) fn test_batch(range: PositionRange, ingest_time: i64) -> Batch {
     let (decoded, origin) = (Decoded::default(), Origin::default());
-    Batch { range, ingest_time, decoded, origin, silence_ms: None, overlong: None }
+    Batch { range, ingest_time, decoded, origin, silence_ms: None, overlong: None, replay: None }
 }
 
 pub(super) fn empty_rows(batch: &Arc<Batch>) -> Rows {

@@ -31,6 +31,7 @@ impl Tumbling {
 
     pub(super) fn apply(&mut self, shared: &mut Shared, rows: &Rows, epoch: u64) -> Vec<LateRow> {
         let kinds = Arc::clone(&shared.config.aggregates);
+        let policy = shared.late(rows);
         let mut late = Vec::new();
         for (index, row) in rows.rows.iter().enumerate() {
             let start = self.windows.start_of(row.time);
@@ -39,11 +40,11 @@ impl Tumbling {
             if window_end > row.watermark {
                 self.windows.add(start, &event, &kinds, epoch);
                 shared.account.aggregated += 1;
-            } else if shared.correctable_from(row.watermark).is_some_and(|from| window_end >= from) {
+            } else if policy.correctable_from(row.watermark).is_some_and(|from| window_end >= from) {
                 shared.corrections.add(start, &event, &kinds, epoch);
                 shared.account.aggregated += 1;
             } else {
-                late.push(LateRow { index, reason: shared.config.late.reason(window_end, row.watermark) });
+                late.push(LateRow { index, reason: policy.reason(window_end, row.watermark) });
                 shared.account.late += 1;
             }
         }
@@ -64,6 +65,14 @@ impl Tumbling {
 }
 
 impl LatePolicy {
+    /// The least end of a window that late events still correct; `None` where they correct none.
+    pub(super) fn correctable_from(self, watermark: i64) -> Option<i64> {
+        match self {
+            Self::Update { correct_for_ms } => Some(watermark.saturating_sub(correct_for_ms)),
+            Self::DeadLetter | Self::Drop => None,
+        }
+    }
+
     /// Why this policy leaves an event uncorrected.
     pub(super) fn reason(self, window_end: i64, watermark: i64) -> LateReason {
         match self {

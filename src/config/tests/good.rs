@@ -6,7 +6,9 @@ use crate::event::{Field, Step, TimeUnit};
 use crate::expr::SqlType;
 use crate::window::{AggregateKind, LatePolicy, WatermarkSpec, WindowSpec};
 
-use super::super::{ColumnSource, ColumnType, Durability, SlotSource, StageConfig, Tokens};
+use super::super::{
+    AtLimit, ColumnSource, ColumnType, DeadLettersConfig, Durability, LetterLimit, SlotSource, StageConfig, Tokens,
+};
 use super::{SMALLEST, aggregated, good, staged, with};
 
 #[test]
@@ -56,6 +58,10 @@ fn every_setting_is_read() {
         migrate = false
         [http]
         listen = "[::1]:0"
+        [dead_letters]
+        limit = "5MiB"
+        retain = "2d"
+        at_limit = "pause"
         [streams.b]
         tcp = "0.0.0.0:${PORT}"
         format = "ndjson"
@@ -107,6 +113,13 @@ fn every_setting_is_read() {
     assert_eq!((p.late, p.time.is_none(), p.group_by.len()), (LatePolicy::Drop, true, 0));
     assert_eq!(q.late, LatePolicy::Update { correct_for_ms: 3 * 86_400_000 });
     assert_eq!(r.late, LatePolicy::DeadLetter);
+    assert_eq!(
+        (q.correct_for_ms, r.correct_for_ms),
+        (3 * 86_400_000, 86_400_000),
+        "replays correct whatever `late` says"
+    );
+    let letters = LetterLimit { bytes: 5 << 20, beyond: AtLimit::Pause };
+    assert_eq!(config.dead_letters, DeadLettersConfig { letters, retain_ms: 2 * 86_400_000 });
 }
 
 #[test]

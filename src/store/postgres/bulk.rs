@@ -6,7 +6,7 @@ use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, Text};
 use diesel::{QueryableByName, RunQueryDsl, sql_query};
 
 use super::connection::Connection;
-use crate::event::Letter;
+use crate::event::{Counted, Letter};
 use crate::store::StoreError;
 use crate::store::image::{Key, PaneImage, RowImage};
 use crate::store::session::Stored;
@@ -86,13 +86,22 @@ pub(super) fn put_letters(
     stream: &str,
     pipeline: &str,
     letters: &[Letter],
+    again: bool,
 ) -> Result<u64, StoreError> {
-    let written = sql_query(
-        "INSERT INTO dead_letters (stream, position, pipeline, line, kind, stage, reason, producer, peer, failed_at) \
-         SELECT $1, n, $2, l, k, s, r, p, q, f \
-         FROM unnest($3, $4, $5, $6, $7, $8, $9, $10) AS u (n, l, k, s, r, p, q, f) \
-         ON CONFLICT (stream, position, pipeline) DO NOTHING",
-    )
+    let conflict = if again {
+        "DO UPDATE SET kind = excluded.kind, stage = excluded.stage, reason = excluded.reason, \
+         failed_at = excluded.failed_at, attempts = dead_letters.attempts + excluded.attempts, \
+         replay_number = NULL, replayed_at = NULL"
+    } else {
+        "DO NOTHING"
+    };
+    let written = sql_query(format!(
+        "INSERT INTO dead_letters (stream, position, pipeline, line, kind, stage, reason, producer, peer, failed_at, \
+         attempts, ingested_at) \
+         SELECT $1, n, $2, l, k, s, r, p, q, f, a, i \
+         FROM unnest($3, $4, $5, $6, $7, $8, $9, $10, $11, $12) AS u (n, l, k, s, r, p, q, f, a, i) \
+         ON CONFLICT (stream, position, pipeline) {conflict}"
+    ))
     .bind::<Text, _>(stream)
     .bind::<Text, _>(pipeline)
     .bind::<Array<BigInt>, _>(letters.iter().map(|letter| letter.position.cast_signed()).collect::<Vec<_>>())
@@ -104,9 +113,29 @@ pub(super) fn put_letters(
         letters.iter().map(|letter| letter.origin.producer.as_deref()).collect::<Vec<_>>(),
     )
     .bind::<Array<Nullable<Text>>, _>(letters.iter().map(|letter| letter.origin.peer.as_deref()).collect::<Vec<_>>())
+    .bind::<Array<BigInt>, _>(letters.iter().map(|letter| letter.failed_at).collect::<Vec<_>>())
+    .bind::<Array<BigInt>, _>(letters.iter().map(|letter| i64::from(letter.attempts)).collect::<Vec<_>>())
     .bind::<Array<BigInt>, _>(letters.iter().map(|letter| letter.ingest_time).collect::<Vec<_>>())
     .execute(connection)?;
     Ok(written as u64)
+}
+
+pub(super) fn count_letters(
+    connection: &mut Connection,
+    stream: &str,
+    pipeline: &str,
+    counted: &[Counted],
+) -> Result<(), StoreError> {
+    sql_query(
+        "UPDATE dead_letters SET replayed_at = u.a, replay_number = NULL FROM unnest($3, $4) AS u (n, a) \
+         WHERE stream = $1 AND pipeline = $2 AND position = u.n",
+    )
+    .bind::<Text, _>(stream)
+    .bind::<Text, _>(pipeline)
+    .bind::<Array<BigInt>, _>(counted.iter().map(|letter| letter.position.cast_signed()).collect::<Vec<_>>())
+    .bind::<Array<BigInt>, _>(counted.iter().map(|letter| letter.at).collect::<Vec<_>>())
+    .execute(connection)?;
+    Ok(())
 }
 
 #[derive(QueryableByName)]

@@ -21,11 +21,11 @@ use super::image::{Key, PaneImage, RowImage};
 use super::schema::checkpoints;
 use super::session::{Access, Database, Session, Stored};
 use super::{
-    Change, Checkpoint, Definition, Fence, LetterFilter, LetterId, LetterReason, Query, ResultRows, StoreError,
+    Change, Checkpoint, Definition, Fence, LetterFilter, LetterId, LetterReason, Query, Replay, ResultRows, StoreError,
     StoredLetter,
 };
 use crate::config::PostgresConfig;
-use crate::event::Letter;
+use crate::event::{Counted, Letter, Replayed};
 use crate::limits::LETTER_LINE_SHOWN_BYTES;
 use connection::Connection;
 use sqlstate::LastState;
@@ -122,8 +122,68 @@ impl Session for PostgresSession {
         plain::delete_panes(&mut self.connection, pipeline, before)
     }
 
-    fn put_letters(&mut self, stream: &str, pipeline: &str, letters: &[Letter]) -> Result<u64, StoreError> {
-        bulk::put_letters(&mut self.connection, stream, pipeline, letters)
+    fn put_letters(
+        &mut self,
+        stream: &str,
+        pipeline: &str,
+        letters: &[Letter],
+        again: bool,
+    ) -> Result<u64, StoreError> {
+        bulk::put_letters(&mut self.connection, stream, pipeline, letters, again)
+    }
+
+    fn count_letters(&mut self, stream: &str, pipeline: &str, counted: &[Counted]) -> Result<(), StoreError> {
+        bulk::count_letters(&mut self.connection, stream, pipeline, counted)
+    }
+
+    fn free_letters(&mut self, pipeline: &str, upto_number: u64) -> Result<(), StoreError> {
+        plain::free_letters(&mut self.connection, pipeline, upto_number)
+    }
+
+    fn letter_bytes(&mut self, pipeline: &str) -> Result<i64, StoreError> {
+        plain::letter_bytes(&mut self.connection, pipeline)
+    }
+
+    fn letter_owners(&mut self) -> Result<Vec<String>, StoreError> {
+        plain::letter_owners(&mut self.connection)
+    }
+
+    fn recount_letters(&mut self, pipeline: &str) -> Result<(), StoreError> {
+        plain::recount_letters(&mut self.connection, pipeline)
+    }
+
+    fn add_letters(&mut self, pipeline: &str, bytes: i64, discarded: i64) -> Result<(), StoreError> {
+        plain::add_letters(&mut self.connection, pipeline, bytes, discarded)
+    }
+
+    fn under_replay(&mut self, pipeline: &str) -> Result<i64, StoreError> {
+        plain::under_replay(&mut self.connection, pipeline)
+    }
+
+    fn lock_fence(&mut self, pipeline: &str, fence: Fence) -> Result<bool, StoreError> {
+        plain::lock_fence(&mut self.connection, pipeline, fence)
+    }
+
+    fn number_letters(&mut self, replay: &Replay) -> Result<u64, StoreError> {
+        plain::number_letters(&mut self.connection, replay)
+    }
+
+    fn numbered_letters(
+        &mut self,
+        pipeline: &str,
+        behind: u64,
+        bytes: usize,
+    ) -> Result<Vec<(u64, Replayed)>, StoreError> {
+        self.state.clear();
+        plain::numbered_letters(&mut self.connection, pipeline, behind, bytes)
+    }
+
+    fn prune_letters(&mut self, before: i64) -> Result<u64, StoreError> {
+        plain::prune_letters(&mut self.connection, before)
+    }
+
+    fn revision(&mut self, pipeline: &str) -> Result<i64, StoreError> {
+        plain::revision(&mut self.connection, pipeline)
     }
 
     fn stored(&mut self, pipeline: &str, keys: &[Key]) -> Result<Vec<Option<Stored>>, StoreError> {
@@ -162,7 +222,6 @@ impl Session for PostgresSession {
     }
 
     fn purge_letters(&mut self, filter: &LetterFilter) -> Result<u64, StoreError> {
-        self.state.clear();
         plain::purge_letters(&mut self.connection, filter)
     }
 

@@ -11,15 +11,16 @@ use std::path::{Path, PathBuf};
 
 use diesel::connection::{AnsiTransactionManager, TransactionManager};
 use diesel::prelude::*;
+use diesel::upsert::excluded;
 
 use super::image::{Key, PaneImage, RowImage};
 use super::schema::{checkpoints, dead_letters, window_results};
 use super::session::{Access, Database, Session, Stored};
 use super::{
-    Change, Checkpoint, Definition, Fence, LetterFilter, LetterId, LetterReason, Query, ResultRows, StoreError,
+    Change, Checkpoint, Definition, Fence, LetterFilter, LetterId, LetterReason, Query, Replay, ResultRows, StoreError,
     StoredLetter,
 };
-use crate::event::Letter;
+use crate::event::{Counted, Letter, Replayed};
 use crate::limits::LETTER_LINE_SHOWN_BYTES;
 use upsert::{UpsertPane, UpsertRow};
 
@@ -79,6 +80,8 @@ struct LetterRow<'a> {
     producer: Option<&'a str>,
     peer: Option<&'a str>,
     failed_at: i64,
+    attempts: i64,
+    ingested_at: i64,
 }
 
 impl Session for SqliteSession {
@@ -140,7 +143,13 @@ impl Session for SqliteSession {
         plain::delete_panes(&mut self.connection, pipeline, before)
     }
 
-    fn put_letters(&mut self, stream: &str, pipeline: &str, letters: &[Letter]) -> Result<u64, StoreError> {
+    fn put_letters(
+        &mut self,
+        stream: &str,
+        pipeline: &str,
+        letters: &[Letter],
+        again: bool,
+    ) -> Result<u64, StoreError> {
         let mut written = 0;
         for letter in letters {
             let row = LetterRow {
@@ -153,15 +162,90 @@ impl Session for SqliteSession {
                 reason: &letter.reason,
                 producer: letter.origin.producer.as_deref(),
                 peer: letter.origin.peer.as_deref(),
-                failed_at: letter.ingest_time,
+                failed_at: letter.failed_at,
+                attempts: i64::from(letter.attempts),
+                ingested_at: letter.ingest_time,
             };
-            written += diesel::insert_into(dead_letters::table)
-                .values(row)
-                .on_conflict((dead_letters::stream, dead_letters::position, dead_letters::pipeline))
-                .do_nothing()
-                .execute(&mut self.connection)?;
+            use dead_letters as table;
+            let insert = diesel::insert_into(table::table).values(row).on_conflict((
+                table::stream,
+                table::position,
+                table::pipeline,
+            ));
+            written += if again {
+                let failed = (
+                    table::kind.eq(excluded(table::kind)),
+                    table::stage.eq(excluded(table::stage)),
+                    table::reason.eq(excluded(table::reason)),
+                    table::failed_at.eq(excluded(table::failed_at)),
+                    table::attempts.eq(table::attempts + excluded(table::attempts)),
+                    table::replay_number.eq(None::<i64>),
+                    table::replayed_at.eq(None::<i64>),
+                );
+                insert.do_update().set(failed).execute(&mut self.connection)?
+            } else {
+                insert.do_nothing().execute(&mut self.connection)?
+            };
         }
         Ok(written as u64)
+    }
+
+    fn count_letters(&mut self, stream: &str, pipeline: &str, counted: &[Counted]) -> Result<(), StoreError> {
+        for letter in counted {
+            diesel::update(dead_letters::table.find((stream, letter.position.cast_signed(), pipeline)))
+                .set((dead_letters::replayed_at.eq(letter.at), dead_letters::replay_number.eq(None::<i64>)))
+                .execute(&mut self.connection)?;
+        }
+        Ok(())
+    }
+
+    fn free_letters(&mut self, pipeline: &str, upto_number: u64) -> Result<(), StoreError> {
+        plain::free_letters(&mut self.connection, pipeline, upto_number)
+    }
+
+    fn letter_bytes(&mut self, pipeline: &str) -> Result<i64, StoreError> {
+        plain::letter_bytes(&mut self.connection, pipeline)
+    }
+
+    fn letter_owners(&mut self) -> Result<Vec<String>, StoreError> {
+        plain::letter_owners(&mut self.connection)
+    }
+
+    fn recount_letters(&mut self, pipeline: &str) -> Result<(), StoreError> {
+        plain::recount_letters(&mut self.connection, pipeline)
+    }
+
+    fn add_letters(&mut self, pipeline: &str, bytes: i64, discarded: i64) -> Result<(), StoreError> {
+        plain::add_letters(&mut self.connection, pipeline, bytes, discarded)
+    }
+
+    fn under_replay(&mut self, pipeline: &str) -> Result<i64, StoreError> {
+        plain::under_replay(&mut self.connection, pipeline)
+    }
+
+    fn lock_fence(&mut self, pipeline: &str, fence: Fence) -> Result<bool, StoreError> {
+        plain::lock_fence(&mut self.connection, pipeline, fence)
+    }
+
+    fn number_letters(&mut self, replay: &Replay) -> Result<u64, StoreError> {
+        plain::number_letters(&mut self.connection, replay)
+    }
+
+    fn numbered_letters(
+        &mut self,
+        pipeline: &str,
+        behind: u64,
+        bytes: usize,
+    ) -> Result<Vec<(u64, Replayed)>, StoreError> {
+        plain::numbered_letters(&mut self.connection, pipeline, behind, bytes)
+    }
+
+    fn prune_letters(&mut self, before: i64) -> Result<u64, StoreError> {
+        plain::prune_letters(&mut self.connection, before)
+    }
+
+    fn revision(&mut self, pipeline: &str) -> Result<i64, StoreError> {
+        plain::revision(&mut self.connection, pipeline)
     }
 
     fn stored(&mut self, pipeline: &str, keys: &[Key]) -> Result<Vec<Option<Stored>>, StoreError> {

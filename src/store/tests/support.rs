@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 
 use super::postgres;
-use crate::config::{ColumnType, PostgresConfig, PostgresTls, StoreUrl};
+use crate::config::{AtLimit, ColumnType, LetterLimit, PostgresConfig, PostgresTls, StoreUrl};
 use crate::event::{Account, Letter, LetterKind, Origin};
 use crate::store::{
     Admit, Change, Checkpoint, Chunk, Column, Definition, Fence, Flush, Flushed, Query, Snapshot, Store, StoreError,
@@ -129,6 +129,13 @@ impl Bench {
         self.ask_behind("", sql)
     }
 
+    /// Columns of rows: `|` between columns, NULL is empty, `; ` between rows, which come in the order of the first column.
+    pub fn ask_rows(&self, columns: &[&str], from: &str) -> String {
+        let columns: Vec<_> = columns.iter().map(|column| format!("coalesce(CAST({column} AS TEXT), '')")).collect();
+        let first = columns[0].replace("coalesce(CAST(", "").replace(" AS TEXT), '')", "");
+        self.ask(&format!("SELECT string_agg({}, '; ' ORDER BY {first}) FROM {from}", columns.join(" || '|' || ")))
+    }
+
     /// The same, behind a statement of PostgreSQL's.
     pub fn ask_behind(&self, first: &str, sql: &str) -> String {
         #[derive(QueryableByName)]
@@ -161,11 +168,24 @@ impl Bench {
         changes: Vec<Change>,
         checkpoint: Checkpoint,
     ) -> Result<Flushed, StoreError> {
-        let open = open_flush(&self.store, definition, fence);
+        self.flush_within(definition, fence, ROOMY, changes, checkpoint).await
+    }
+
+    /// One flush of a pipeline that may keep so many letters.
+    pub async fn flush_within(
+        &self,
+        definition: &Definitions,
+        fence: Fence,
+        letters: LetterLimit,
+        changes: Vec<Change>,
+        checkpoint: Checkpoint,
+    ) -> Result<Flushed, StoreError> {
+        let (chunks, flush, reply) = a_flush(definition, fence, letters);
+        self.store.flush(flush);
         // A flush that failed already takes nothing more: its reply says why.
-        let _ = open.chunks.send(Chunk::Changes(changes, Box::new(())));
-        let _ = open.chunks.send(Chunk::Finish(checkpoint));
-        open.reply.await.unwrap()
+        let _ = chunks.send(Chunk::Changes(changes, Box::new(())));
+        let _ = chunks.send(Chunk::Finish(checkpoint));
+        reply.await.unwrap()
     }
 
     /// Begins, flushes once and shows the view.
@@ -216,16 +236,24 @@ pub(super) struct OpenFlush {
     pub reply: oneshot::Receiver<Result<Flushed, StoreError>>,
 }
 
-pub(super) fn open_flush(store: &Store, definition: &Definitions, fence: Fence) -> OpenFlush {
+/// Room for whatever a test writes.
+pub(super) const ROOMY: LetterLimit = LetterLimit { bytes: 1 << 30, beyond: AtLimit::Discard };
+
+/// A flush, with where its chunks go in and its answer comes out.
+pub(super) fn a_flush(
+    definition: &Definitions,
+    fence: Fence,
+    letters: LetterLimit,
+) -> (Sender<Chunk>, Flush, oneshot::Receiver<Result<Flushed, StoreError>>) {
     let (chunks, receiver) = unbounded();
-    let (sender, reply) = oneshot::channel();
-    store.flush(Flush {
-        definition: Arc::new(definition.clone()),
-        stream: "web".to_owned(),
-        fence,
-        chunks: receiver,
-        reply: sender,
-    });
+    let (reply, answer) = oneshot::channel();
+    let definition = Arc::new(definition.clone());
+    (chunks, Flush { definition, stream: "web".to_owned(), fence, letters, chunks: receiver, reply }, answer)
+}
+
+pub(super) fn open_flush(store: &Store, definition: &Definitions, fence: Fence) -> OpenFlush {
+    let (chunks, flush, reply) = a_flush(definition, fence, ROOMY);
+    store.flush(flush);
     OpenFlush { chunks, reply }
 }
 
@@ -275,6 +303,10 @@ pub(super) fn letter(position: u64, line: &[u8], reason: &str) -> Change {
         stage: "filter".to_owned(),
         reason: reason.to_owned(),
         ingest_time: 1_700,
+        failed_at: 1_700,
+        record: position,
+        attempts: 1,
+        again: false,
         origin: Origin { producer: Some("p-1".into()), peer: None },
     })
 }
