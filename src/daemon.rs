@@ -73,6 +73,7 @@ pub struct Tidemill {
     windows: usize,
     clock: Clock,
     sync: SyncFile,
+    accept_plan: Option<String>,
 }
 
 impl Tidemill {
@@ -97,7 +98,8 @@ impl Tidemill {
     /// A daemon with a checked config.
     pub fn new(config: Config) -> Self {
         let sync: SyncFile = Arc::new(std::fs::File::sync_data);
-        Self { config, registry: StageRegistry::new(), windows: 1, clock: Clock::system(), sync }
+        let (registry, accept_plan) = (StageRegistry::new(), None);
+        Self { config, registry, windows: 1, clock: Clock::system(), sync, accept_plan }
     }
 
     /// Its config.
@@ -119,6 +121,13 @@ impl Tidemill {
     #[must_use]
     pub fn window_actors(mut self, count: usize) -> Self {
         self.windows = count.clamp(1, 64);
+        self
+    }
+
+    /// Accepts what the start loses by the plan of this code, and no other.
+    #[must_use]
+    pub fn accept_plan(mut self, code: impl Into<String>) -> Self {
+        self.accept_plan = Some(code.into());
         self
     }
 
@@ -202,7 +211,7 @@ type Parts = (Face, System, Vec<oneshot::Receiver<()>>, actix_web::dev::Server);
 
 /// Listens first (an address in use must not touch any data), then starts the system, then opens the edges.
 async fn assemble(mill: Tidemill, stop: &watch::Receiver<bool>) -> Result<Parts, StartError> {
-    let Tidemill { config, registry, windows, clock, sync } = mill;
+    let Tidemill { config, registry, windows, clock, sync, accept_plan } = mill;
     let http_config = config.http.clone();
     let mut listeners = Vec::new();
     for stream in &config.streams {
@@ -214,7 +223,7 @@ async fn assemble(mill: Tidemill, stop: &watch::Receiver<bool>) -> Result<Parts,
     let address_of = |listener: &TcpListener, wanted| listener.local_addr().unwrap_or(wanted);
     let http = address_of(&http_listener, http_config.listen);
 
-    let system = System::start(SystemOptions { config, registry, windows, clock, sync }).await?;
+    let system = System::start(SystemOptions { config, registry, windows, clock, sync, accept_plan }).await?;
     let mut face = Face {
         http,
         tcp: Vec::new(),

@@ -131,7 +131,8 @@ fn what_cannot_start_says_why_and_how_it_ends() {
     // A pipeline that is defined otherwise.
     daemon.send(format!("{GOOD}\n").as_bytes());
     assert!(daemon.stop().success());
-    mill.write_config(&CONFIG.replace("sum(n)", "max(n)"));
+    let changed = CONFIG.replace("sum(n)", "max(n)").replace("[pipelines.hits]", "[pipelines.hits]\nstart = \"now\"");
+    mill.write_config(&changed);
     let changed = mill.refused();
     assert_eq!(changed.status.code(), Some(78), "{}", String::from_utf8_lossy(&changed.stderr));
     assert!(String::from_utf8_lossy(&changed.stderr).contains("hits"));

@@ -6,6 +6,7 @@ mod support;
 
 mod backpressure;
 mod bad_input;
+mod change;
 mod crash;
 mod dead_letters;
 mod determinism;

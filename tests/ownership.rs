@@ -163,4 +163,12 @@ fn a_journal_that_no_longer_reaches_back_is_refused_with_the_missing_positions()
         said.contains("its checkpoint is at position 100, but the journal holds ") && said.contains("are missing"),
         "{said}"
     );
+    // Accepted, it goes on with what there is.
+    let (_, code) = said.split_once("--accept-plan ").unwrap();
+    let mill = mill.with(&["--accept-plan", code.split('`').next().unwrap()]);
+    let daemon = mill.start();
+    daemon.wait_for_commit();
+    let first = daemon.stats()["streams"][0]["journal"]["first"].as_u64().unwrap();
+    let read = daemon.pipeline("hits")["account"]["read"].as_u64().unwrap();
+    assert_eq!(read, 100 + (600_100 - (first - 1)), "what was missing is passed over, and nothing else");
 }

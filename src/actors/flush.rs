@@ -19,7 +19,9 @@ use crate::clock::Clock;
 use crate::config::LetterLimit;
 use crate::event::{Account, Position};
 use crate::journal::{Journal, Progress};
-use crate::store::{Change, Checkpoint, Chunk, Definition, Fence, Flush as Transaction, Flushed, Store, StoreError};
+use crate::store::{
+    Change, Checkpoint, Chunk, Definition, Fence, Flush as Transaction, Flushed, Revision, Store, StoreError,
+};
 
 /// Pieces that are on their way to the store at most: more than the parts' credit lets through.
 const CHUNKS_MAX: usize = 64 * 1024;
@@ -83,6 +85,9 @@ pub struct FlushContext {
     pub stream: String,
     pub store: Store,
     pub fence: Fence,
+    pub revision: u64,
+    /// Until the first commit of that revision.
+    pub revise: Option<Revision>,
     pub letters: LetterLimit,
     /// The account that the generation began with.
     pub base: Account,
@@ -185,6 +190,8 @@ impl Work {
             definition: self.context.definition.clone(),
             stream: self.context.stream.clone(),
             fence: self.context.fence,
+            revision: self.context.revision,
+            revise: self.context.revise,
             letters: self.context.letters,
             chunks: received,
             reply,
@@ -225,8 +232,9 @@ impl Work {
     }
 
     fn committed(&mut self, barrier: &Barrier, checkpoint: Checkpoint, all: Share, flushed: Flushed, took: Duration) {
-        let context = &self.context;
         self.pause = Duration::ZERO;
+        self.context.revise = None;
+        let context = &self.context;
         context.open_bytes.fetch_sub(all.letter_bytes, Ordering::Relaxed);
         context.pipeline.letters_discarded.fetch_add(flushed.discarded, Ordering::Relaxed);
         context.pipeline.no_longer_replayed(flushed.replayed);

@@ -133,6 +133,8 @@ impl Pipeline {
             stream: self.stream.clone(),
             store: self.store.clone(),
             fence: snapshot.fence,
+            revision: snapshot.revision,
+            revise: snapshot.revise,
             letters: self.letters,
             base: snapshot.checkpoint.account,
             parts: windows + 1,
@@ -204,6 +206,7 @@ impl Pipeline {
             window: config.window,
             late: config.late,
             correct_for_ms: config.correct_for_ms,
+            kept: snapshot.kept,
             aggregates: config.aggregates.iter().map(|aggregate| aggregate.kind).collect(),
             first: FirstRecord {
                 position: checkpoint.first_position,

@@ -7,9 +7,9 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::feed::events_upto;
-use super::pipeline::{Missing, Pipeline, Unbegun};
+use super::pipeline::{Lost, Pipeline, Unbegun};
 use super::stats::PipelineState;
-use crate::event::{Decoder, Position, replay_name};
+use crate::event::{Account, Decoder, Position, replay_name};
 use crate::journal::{JournalError, Progress};
 use crate::store::{Change, Checkpoint, Chunk, Flush, Snapshot, StoreError};
 
@@ -25,6 +25,8 @@ pub enum Verb {
     Resume,
     /// Move the checkpoint over events, while stopped.
     Skip(SkipTo),
+    /// Delete all that is stored of it, while stopped.
+    Drop,
 }
 
 /// Up to where events are skipped.
@@ -119,7 +121,7 @@ impl Pipeline {
     pub(super) fn is_not_stopped(&self) -> OrderError {
         let name = &self.stats.name;
         OrderError::Conflict(format!(
-            "pipeline {name} is not stopped: skipping is for a paused or refused pipeline; \
+            "pipeline {name} is not stopped: only a paused or refused pipeline is skipped or dropped; \
              `tidemill pipeline pause {name}` first"
         ))
     }
@@ -156,6 +158,10 @@ impl Pipeline {
                     self.stats.name,
                     state.name()
                 ))),
+                Verb::Drop => match self.may_pause() {
+                    Ok(()) => self.delete().await,
+                    refused => refused.map(|()| self.standing()),
+                },
                 Verb::Skip(to) => match self.may_pause() {
                     Ok(()) => self.skip(to).await,
                     refused => refused.map(|()| self.standing()),
@@ -175,6 +181,24 @@ impl Pipeline {
              other one, start this one again",
             self.stats.name
         ))
+    }
+
+    /// Deletes all that is stored of it. It stays stopped, and the journal keeps nothing for it.
+    async fn delete(&self) -> Result<Standing, OrderError> {
+        let name = self.definition.pipeline();
+        self.store.drop_pipeline(name).await.map_err(refusal)?;
+        self.commits.unpin(name);
+        {
+            let mut view = self.stats.inner.lock();
+            (view.account, view.position, view.watermark) = (Account::default(), 0, None);
+            (view.state, view.unpinned) = (PipelineState::Paused, true);
+            (view.oldest, view.oldest_behind_barrier) = (None, None);
+            view.error = Some(format!(
+                "dropped: take it out of the config, or `tidemill pipeline resume {name}` begins it anew"
+            ));
+        }
+        log::warn!("pipeline {name}: dropped, with all its rows and letters");
+        Ok(self.standing())
     }
 
     /// Moves the checkpoint over events, in a flush of its own that writes nothing else: the generation has ended, so
@@ -255,7 +279,7 @@ impl Pipeline {
     async fn count(
         &self,
         checkpoint: Checkpoint,
-        missing: Option<Missing>,
+        missing: Option<Lost>,
         to: Position,
     ) -> Result<(u64, Option<u64>), OrderError> {
         let (journal, decoder) = (self.journal.clone(), Decoder::new(self.fields.clone()));
@@ -298,6 +322,8 @@ impl Pipeline {
             definition: self.definition.clone(),
             stream: self.stream.clone(),
             fence: snapshot.fence,
+            revision: snapshot.revision,
+            revise: snapshot.revise,
             letters: self.letters,
             chunks: received,
             reply,

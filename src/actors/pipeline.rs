@@ -16,11 +16,11 @@ use super::recent::Recent;
 use super::replay::Lease;
 use super::stats::{PipelineState, PipelineStats, StatsRegistry};
 use crate::clock::Clock;
-use crate::config::{LetterLimit, PipelineConfig};
-use crate::event::{Fields, Position, PositionRange};
+use crate::config::{LetterLimit, PipelineConfig, Start};
+use crate::event::{Fields, Position};
 use crate::journal::Journal;
-use crate::pipeline::StageRegistry;
-use crate::store::{Admit, Checkpoint, Definition, Snapshot, Store, StoreError};
+use crate::pipeline::{Missing, Results, Span, StageRegistry, Step, in_stored_order, step};
+use crate::store::{Admit, Course, Definition, Snapshot, Store, StoreError};
 use crate::units::format_size;
 
 /// The pause before a generation is rebuilt; it doubles while it dies at the same position.
@@ -58,6 +58,10 @@ pub struct Pipeline {
     pub lease: watch::Sender<Option<Lease>>,
     /// How many letters are kept.
     pub letters: LetterLimit,
+    /// Whether an operator has accepted what this start loses.
+    pub accepted: bool,
+    /// The same, of input that is missing: that counts once.
+    pub may_adopt: bool,
     /// What operators say.
     pub(super) orders: mpsc::Receiver<Order>,
     /// Told once how the first generation began.
@@ -69,11 +73,11 @@ pub(super) enum Unbegun {
     /// The store is away, or says no.
     Store(StoreError),
     /// The journal has lost what follows the checkpoint.
-    Missing(Box<Snapshot>, Missing),
+    Missing(Box<Snapshot>, Lost),
 }
 
 /// What the journal has lost.
-pub(super) struct Missing {
+pub(super) struct Lost {
     /// The last position that is missing.
     pub upto: Position,
     reason: String,
@@ -281,7 +285,7 @@ impl Pipeline {
     fn answer_unstopped(&self, order: Order) {
         let answer = match order.verb {
             Verb::Resume => Ok(self.standing()),
-            Verb::Skip(_) => Err(self.is_not_stopped()),
+            Verb::Skip(_) | Verb::Drop => Err(self.is_not_stopped()),
             Verb::Pause => self.may_pause().map(|()| self.standing()),
         };
         // Whoever asked may have gone.
@@ -364,9 +368,11 @@ impl Pipeline {
     }
 
     /// Takes the fence, reads the state, builds the actors.
-    async fn begin(&self) -> Result<Generation, Unbegun> {
+    async fn begin(&mut self) -> Result<Generation, Unbegun> {
         let begun = self.store.begin(self.definition.clone(), &self.stream, self.admit()).await;
         let snapshot = begun.map_err(Unbegun::Store)?;
+        self.may_adopt = false;
+        self.take_definition(&snapshot);
         let name = self.definition.pipeline();
         // Claimed first, so that nothing goes between the look and the claim.
         self.commits.pin(name, snapshot.checkpoint.position);
@@ -397,40 +403,86 @@ impl Pipeline {
         Ok(generation)
     }
 
-    /// A checkpoint of this journal. Where the journal in `data_dir` is another one, or an older copy, this daemon must not
-    /// write, and must not stop the one that may.
+    /// Whether and how it may begin. Where the journal in `data_dir` is another one than the checkpoint's, or an older
+    /// copy, this daemon must not write, and must not stop the one that may.
     pub(super) fn admit(&self) -> Admit {
-        let (id, written) = (self.journal.id(), self.journal.progress().borrow().written);
-        Box::new(move |checkpoint: &Checkpoint| {
-            let found = format!("its checkpoint is at position {}", checkpoint.position);
-            if checkpoint.journal_id != 0 && checkpoint.journal_id != id {
-                return Err(format!("{found} of another journal than the one in data_dir; restore that one"));
+        let (span, config) = (self.span(), self.config.clone());
+        let (accepted, may_adopt) = (self.accepted, self.may_adopt);
+        Box::new(move |registered, checkpoint| {
+            let step = match (&config, registered) {
+                (Some(config), _) => step(config, &span, registered),
+                (None, _) => Missing::of(checkpoint, &span).map_or(Step::GoOn, Step::Missing),
+            };
+            match step {
+                Step::New(_) | Step::GoOn => Ok(Course::GoOn),
+                Step::Amend(_) => {
+                    let definition = config.as_ref().map(|config| &config.definition);
+                    let stored = registered.map(|registered| &registered.definition);
+                    let (Some(definition), Some(stored)) = (definition, stored) else { return Ok(Course::GoOn) };
+                    Ok(Course::Amend(in_stored_order(stored, definition)))
+                }
+                Step::Revise(_, beginning) if accepted || beginning.position == 0 => Ok(Course::Revise(beginning)),
+                Step::Revise(difference, _) => Err(format!(
+                    "it is defined otherwise in this store ({}), and the journal does not reach back to the stream's first \
+                     record: `tidemill plan CONFIG` says what a new revision would lose",
+                    difference.revised.join(", ")
+                )),
+                Step::Missing(missing) if may_adopt => {
+                    let position = if let Missing::Older { last, .. } = missing { last } else { span.first - 1 };
+                    Ok(Course::Adopt { journal_id: span.journal_id, position })
+                }
+                // The keeper says what is missing, and may wait for a skip.
+                Step::Missing(Missing::Gap { .. }) => Ok(Course::GoOn),
+                Step::Missing(missing) => Err(missing.to_string()),
             }
-            if checkpoint.position > written {
-                return Err(format!("{found}, but the journal ends at {written}; restore the newer journal"));
-            }
-            Ok(())
         })
     }
 
-    /// Whether the journal has what follows the checkpoint. A new pipeline begins with what is there.
+    /// What the journal has now.
+    fn span(&self) -> Span {
+        span_of(&self.journal)
+    }
+
+    /// States hold aggregates in the order of the stored definition, whatever that of the config.
+    fn take_definition(&mut self, snapshot: &Snapshot) {
+        let Some(config) = self.config.take() else { return };
+        let aggregates = snapshot.definition["aggregates"].as_array().into_iter().flatten();
+        let names = aggregates.filter_map(|one| one["name"].as_str());
+        let config = Arc::unwrap_or_clone(config).with_states_ordered(names);
+        self.definition = Arc::new(Results::new(config.clone(), &snapshot.added));
+        self.config = Some(Arc::new(config));
+    }
+
+    /// Whether the journal has what follows the checkpoint. A new pipeline begins where it shall.
     pub(super) fn check_journal(&self, mut snapshot: Snapshot) -> Result<Snapshot, Unbegun> {
-        let progress = self.journal.progress().borrow().clone();
-        let (first, written) = (progress.first, progress.written);
+        let span = self.span();
         let checkpoint = &mut snapshot.checkpoint;
-        if checkpoint.journal_id == 0 {
-            checkpoint.journal_id = self.journal.id();
-            checkpoint.position = first - 1;
+        if checkpoint.journal_id == 0 || snapshot.revise.is_some() {
+            checkpoint.journal_id = span.journal_id;
+            if snapshot.revise.is_none() {
+                let start = self.config.as_ref().map_or(Start::Earliest, |config| config.start);
+                checkpoint.position = if start == Start::Now { span.last } else { span.first - 1 };
+            }
             return Ok(snapshot);
         }
-        if checkpoint.position + 1 < first {
-            let gap = PositionRange { after: checkpoint.position, upto: first - 1 };
-            let reason = format!(
-                "its checkpoint is at position {}, but the journal holds {first}..={written}: positions {gap} are missing",
-                checkpoint.position
-            );
-            return Err(Unbegun::Missing(Box::new(snapshot), Missing { upto: first - 1, reason }));
+        match Missing::of(checkpoint, &span) {
+            None => Ok(snapshot),
+            Some(missing) => {
+                let missing = Lost { upto: span.first - 1, reason: missing.to_string() };
+                Err(Unbegun::Missing(Box::new(snapshot), missing))
+            }
         }
-        Ok(snapshot)
     }
+}
+
+/// What a journal has now.
+pub(super) fn span_of(journal: &Journal) -> Span {
+    let (first, last) = {
+        let progress = journal.progress();
+        let progress = progress.borrow();
+        (progress.first, progress.written)
+    };
+    // One that is deleted meanwhile, or cannot be read, is noticed when the pipeline reads it.
+    let first_block = if first <= last { journal.block_at(first).ok() } else { None };
+    Span { journal_id: journal.id(), first, last, first_ingest_time: first_block.map(|block| block.ingest_time) }
 }

@@ -9,6 +9,7 @@
 //!
 //! Events go down the stairs once; only facts come up, of which the latest counts: what is durable, what is committed.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use super::ingest::Ingest;
 use super::mailbox::{Gauge, Inlet, Outlet};
 use super::messages::{Body, Claim, Lines, Resend, Sync, Tick};
 use super::orders::{Order, OrderError, Orders, Standing, Verb};
-use super::pipeline::Pipeline;
+use super::pipeline::{Pipeline, span_of};
 use super::recent::Recent;
 use super::replay::{Replayer, Replays, Wanted};
 use super::retention::retain_letters;
@@ -32,7 +33,7 @@ use crate::config::{AtLimit, Config, Durability, LetterLimit, PipelineConfig, Sl
 use crate::event::{Decoder, Fields, Position};
 use crate::journal::{Journal, JournalError, JournalOptions, SyncFile, lock_dir};
 use crate::limits::HTTP_BODY_BYTES_MAX;
-use crate::pipeline::{IntakeResults, Results, StageRegistry};
+use crate::pipeline::{IntakeResults, Plan, Results, Span, StageRegistry};
 use crate::store::{Definition, Query, ResultRows, Store, StoreError};
 
 /// Bytes of lines in front of Ingest.
@@ -57,6 +58,8 @@ pub struct SystemOptions {
     pub clock: Clock,
     /// Makes written bytes of journals durable.
     pub sync: SyncFile,
+    /// The code of the plan whose losses are accepted.
+    pub accept_plan: Option<String>,
 }
 
 /// A system that cannot start.
@@ -73,6 +76,9 @@ pub enum SystemError {
         /// What it said.
         source: StoreError,
     },
+    /// Something would be lost that nobody has accepted, or another plan was.
+    #[error("{0}")]
+    Plan(String),
     /// Pipelines that cannot go on as they are defined.
     #[error("{}", .0.join("\n"))]
     Refused(Vec<String>),
@@ -204,7 +210,7 @@ impl System {
     /// # Errors
     /// Where files, store or definitions say no.
     pub async fn start(options: SystemOptions) -> Result<Self, SystemError> {
-        let SystemOptions { config, registry, windows, clock, sync } = options;
+        let SystemOptions { config, registry, windows, clock, sync, accept_plan } = options;
         let lock = lock_dir(&config.data_dir)?;
         let failed = |source| SystemError::Store { url: config.store.url.to_string(), source };
         let store = Store::open(&config.store.url, config.store.migrate).map_err(failed)?;
@@ -224,9 +230,14 @@ impl System {
             _lock: lock,
         };
         let registry = Arc::new(registry);
-        let mut began = Vec::new();
+        let mut journals = Vec::new();
         for stream in &config.streams {
-            began.extend(system.stream(&config, stream, &registry, windows, &store, &sync)?);
+            journals.push(Arc::new(Journal::open(journal_options(&config, stream, &sync), system.clock.clone())?));
+        }
+        let accepted = accept(&config, &journals, &store, accept_plan.as_deref()).await?;
+        let mut began = Vec::new();
+        for (stream, journal) in config.streams.iter().zip(journals) {
+            began.extend(system.stream(&config, (stream, journal), &registry, windows, &store, accepted));
         }
         let mut refused = Vec::new();
         for began in began {
@@ -246,13 +257,12 @@ impl System {
     fn stream(
         &mut self,
         config: &Config,
-        stream: &StreamConfig,
+        (stream, journal): (&StreamConfig, Arc<Journal>),
         registry: &Arc<StageRegistry>,
         windows: usize,
         store: &Store,
-        sync: &SyncFile,
-    ) -> Result<Vec<oneshot::Receiver<Result<(), String>>>, SystemError> {
-        let journal = Arc::new(Journal::open(journal_options(config, stream, sync), self.clock.clone())?);
+        accepted: bool,
+    ) -> Vec<oneshot::Receiver<Result<(), String>>> {
         let recent = Arc::new(Recent::new(journal.progress().borrow().written));
         let configs: Vec<_> = config.pipelines.iter().filter(|pipeline| pipeline.stream == stream.name).collect();
         let fields = Arc::new(Fields::new(configs.iter().flat_map(|pipeline| fields_of(pipeline))));
@@ -261,7 +271,8 @@ impl System {
         let intake: Arc<dyn Definition> = Arc::new(IntakeResults::new(&stream.name));
         let mut definitions = vec![(intake, None)];
         for pipeline in configs {
-            definitions.push((Arc::new(Results::new(pipeline.clone())), Some(Arc::new(pipeline.clone()))));
+            let results = Results::new(pipeline.clone(), &BTreeMap::new());
+            definitions.push((Arc::new(results), Some(Arc::new(pipeline.clone()))));
         }
         let names = definitions.iter().map(|(definition, _)| definition.pipeline().to_owned());
         let commits = Commits::new(journal.clone(), names);
@@ -305,6 +316,8 @@ impl System {
                 clock: self.clock.clone(),
                 drain: self.drain.subscribe(),
                 lease,
+                accepted,
+                may_adopt: accepted,
                 letters: LetterLimit { beyond, ..config.dead_letters.letters },
                 stage_arbiter,
                 arbiter: self.arbiters[1].handle(),
@@ -316,7 +329,7 @@ impl System {
             all.push(begins);
         }
         self.streams.push(handle);
-        Ok(all)
+        all
     }
 
     /// A pipeline with a custom stage has a thread of its own: nobody knows how long that stage takes.
@@ -414,9 +427,37 @@ impl System {
     }
 }
 
+/// Whether an operator has accepted what the start would lose: nothing is lost otherwise.
+async fn accept(
+    config: &Config,
+    journals: &[Arc<Journal>],
+    store: &Store,
+    code: Option<&str>,
+) -> Result<bool, SystemError> {
+    let registered = match store.registered().await {
+        Ok(registered) => registered,
+        // Each pipeline asks again when it begins, and then accepts nothing.
+        Err(error) if code.is_none() => {
+            log::debug!("no plan: {error}");
+            return Ok(false);
+        }
+        Err(error) => return Err(SystemError::Plan(format!("the plan cannot be checked: {error}"))),
+    };
+    let names = config.streams.iter().map(|stream| stream.name.clone());
+    let spans: HashMap<String, Span> = names.zip(journals.iter().map(|journal| span_of(journal))).collect();
+    let plan = Plan::of(&config.pipelines, &registered, &spans);
+    match code {
+        None if plan.loses() => Err(SystemError::Plan(plan.to_string())),
+        Some(code) if plan.loses() && code != plan.code() => {
+            Err(SystemError::Plan(format!("{code} is the code of another plan; this start has:\n{plan}")))
+        }
+        _ => Ok(plan.loses()),
+    }
+}
+
 fn journal_options(config: &Config, stream: &StreamConfig, sync: &SyncFile) -> JournalOptions {
     JournalOptions {
-        dir: config.data_dir.join("journal").join(&stream.name),
+        dir: config.journal_dir(&stream.name),
         fsync: stream.durability == Durability::Fsync,
         limit_bytes: stream.journal_limit_bytes,
         keep_ms: stream.journal_keep_ms,

@@ -19,7 +19,7 @@ use crate::config::{AtLimit, LetterLimit, StoreUrl};
 use crate::event::{Account, PositionRange};
 use crate::journal::{Block, Journal, JournalOptions, Payload};
 use crate::pipeline::IntakeResults;
-use crate::store::{Checkpoint, Definition, Store};
+use crate::store::{Checkpoint, Course, Definition, Store};
 
 /// The window that takes a record at this position panics, once; 0: none does.
 pub(crate) static PANIC_AT: AtomicU64 = AtomicU64::new(0);
@@ -191,7 +191,7 @@ async fn flush_one(account: Account) -> (Option<Ended>, u64) {
 
     let store = Store::open(&StoreUrl::Sqlite(folder.path().join("tidemill.db")), true).unwrap();
     let definition: Arc<dyn Definition> = Arc::new(IntakeResults::new("web"));
-    let snapshot = store.begin(definition.clone(), "web", Box::new(|_| Ok(()))).await.unwrap();
+    let snapshot = store.begin(definition.clone(), "web", Box::new(|_, _| Ok(Course::GoOn))).await.unwrap();
     let (keeper, mut ended) = Keeper::new();
     let (outcome, mut outcomes) = watch::channel(Outcome::default());
     let stats = StatsRegistry::new(clock.clone());
@@ -201,6 +201,8 @@ async fn flush_one(account: Account) -> (Option<Ended>, u64) {
         stream: "web".into(),
         store: store.clone(),
         fence: snapshot.fence,
+        revision: 1,
+        revise: None,
         letters: LetterLimit { bytes: 1 << 20, beyond: AtLimit::Discard },
         base: Account::default(),
         parts: 1,
@@ -224,7 +226,7 @@ async fn flush_one(account: Account) -> (Option<Ended>, u64) {
         ended = ended.recv() => ended,
         _ = outcomes.changed() => None,
     };
-    let stored = store.begin(definition, "web", Box::new(|_| Ok(()))).await.unwrap();
+    let stored = store.begin(definition, "web", Box::new(|_, _| Ok(Course::GoOn))).await.unwrap();
     (ended, stored.checkpoint.position)
 }
 

@@ -10,6 +10,7 @@ mod logging;
 mod migrate;
 mod pace;
 mod pipeline;
+mod plan;
 mod query;
 mod run;
 mod send;
@@ -52,6 +53,7 @@ enum Verb {
     Run(run::Args),
     Demo(demo::Args),
     Validate(validate::Args),
+    Plan(plan::Args),
     Migrate(migrate::Args),
     Send(send::Args),
     Generate(generate::Args),
@@ -95,6 +97,7 @@ fn dispatch(verb: Verb) -> Result<(), CliError> {
         Verb::Run(args) => run::run(args),
         Verb::Demo(args) => demo::run(args),
         Verb::Validate(args) => validate::run(&args),
+        Verb::Plan(args) => plan::run(&args),
         Verb::Migrate(args) => migrate::run(&args),
         Verb::Send(args) => send::run(args),
         Verb::Generate(args) => generate::run(args),

@@ -9,13 +9,14 @@ use super::api::Daemon;
 use super::error::CliError;
 use super::table::escape;
 
-/// Takes hold of one pipeline of a running daemon: pause, resume, skip
+/// Takes hold of one pipeline of a running daemon: pause, resume, skip, drop
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   tidemill pipeline pause page_views
   tidemill pipeline skip page_views --to 120345
-  tidemill pipeline resume page_views")]
+  tidemill pipeline resume page_views
+  tidemill pipeline drop page_views                  deletes its rows, letters and views")]
 pub(super) struct Args {
     #[command(subcommand)]
     verb: Verb,
@@ -29,6 +30,8 @@ enum Verb {
     Resume(Target),
     /// Moves a paused or refused pipeline over events, which are counted as skipped, and leaves it paused
     Skip(Skip),
+    /// Deletes all rows, letters and views of a pipeline that is stopped, or that the config no longer has
+    Drop(Target),
 }
 
 #[derive(clap::Args)]
@@ -67,6 +70,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     let answer = match &args.verb {
         Verb::Pause(target) => target.post("pause", &Value::Null)?,
         Verb::Resume(target) => target.post("resume", &Value::Null)?,
+        Verb::Drop(target) => target.daemon.delete(&format!("/api/v1/pipelines/{}", target.name()?))?,
         Verb::Skip(Skip { target, to: To::Position(to) }) => target.post("skip", &json!({ "to": to }))?,
         Verb::Skip(Skip { target, to: To::End }) => target.post("skip", &json!({ "to": "end" }))?,
     };
@@ -74,7 +78,8 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
 }
 
 impl Target {
-    fn post(&self, verb: &str, body: &Value) -> Result<Value, CliError> {
+    /// The pipeline's name, which travels in a path.
+    fn name(&self) -> Result<&str, CliError> {
         let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
         let name = self.pipeline.strip_prefix('@').unwrap_or(&self.pipeline);
         if name.is_empty() || !name.bytes().all(is_name) {
@@ -83,7 +88,11 @@ impl Target {
                 escape(&self.pipeline)
             )));
         }
-        self.daemon.post(&format!("/api/v1/pipelines/{}/{verb}", self.pipeline), body)
+        Ok(&self.pipeline)
+    }
+
+    fn post(&self, verb: &str, body: &Value) -> Result<Value, CliError> {
+        self.daemon.post(&format!("/api/v1/pipelines/{}/{verb}", self.name()?), body)
     }
 }
 

@@ -19,12 +19,18 @@ pub(super) struct Args {
     /// Window actors of each pipeline; results do not depend on it
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     window_actors: usize,
+    /// Accepts what this start loses: the code that `tidemill plan` ends with
+    #[arg(long, value_name = "CODE")]
+    accept_plan: Option<String>,
 }
 
 /// Runs until it is told to stop.
 pub(super) fn run(args: Args) -> Result<(), CliError> {
     let mill = Tidemill::from_file(&args.config).map_err(|report| CliError::config(&report))?;
-    let mill = mill.window_actors(args.window_actors);
+    let mut mill = mill.window_actors(args.window_actors);
+    if let Some(code) = args.accept_plan {
+        mill = mill.accept_plan(code);
+    }
     let streams: Vec<String> = mill.config().streams.iter().map(|stream| stream.name.clone()).collect();
     runtime()?.block_on(async {
         let mill = start(mill).await?;

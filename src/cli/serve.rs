@@ -25,7 +25,9 @@ pub(super) async fn start(mill: Tidemill) -> Result<Mill, CliError> {
             StartError::Listen { .. } => CliError::Unavailable(text),
             StartError::Ended => CliError::Bug(text),
             StartError::System(error) => match error {
-                SystemError::Refused(_) | SystemError::Journal(JournalError::Newer { .. }) => CliError::Config(text),
+                SystemError::Refused(_) | SystemError::Plan(_) | SystemError::Journal(JournalError::Newer { .. }) => {
+                    CliError::Config(text)
+                }
                 SystemError::Store { source: StoreError::Away(_), .. }
                 | SystemError::Journal(JournalError::InUse { .. }) => CliError::Unavailable(text),
                 SystemError::Store { .. } => CliError::Config(text),

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde_json::Value;
 
 use super::pipeline::unit_name;
-use super::{AtLimit, Config, Durability, PipelineConfig, StoreUrl, StreamConfig, Tokens};
+use super::{AtLimit, Config, Durability, PipelineConfig, Start, StoreUrl, StreamConfig, Tokens};
 use crate::limits::{CONNECTION_BUFFERS_BYTES_MAX, HTTP_BODIES_BYTES_MAX};
 use crate::units::{format_duration, format_size};
 use crate::window::{LatePolicy, WindowSpec};
@@ -130,6 +130,11 @@ fn describe_pipeline(out: &mut Writer, pipeline: &PipelineConfig) {
     }
     out.duration("correct_for", pipeline.correct_for_ms);
     out.duration("max_ahead", pipeline.watermark.max_ahead_ms);
+    let start = match pipeline.start {
+        Start::Earliest => "earliest",
+        Start::Now => "now",
+    };
+    out.line("start", quoted(start));
     if let Some(bytes) = pipeline.max_behind_bytes {
         out.size("max_behind", bytes);
     }

@@ -203,6 +203,15 @@ pub enum SlotSource {
     Computed(String),
 }
 
+/// Where a new or changed pipeline begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Start {
+    /// With the first record that the journal still has.
+    Earliest,
+    /// With the next record.
+    Now,
+}
+
 /// One stage.
 #[derive(Clone, Debug)]
 pub enum StageConfig {
@@ -298,6 +307,8 @@ pub struct PipelineConfig {
     pub late: LatePolicy,
     /// So long after its end (by the watermark) a closed window can be corrected.
     pub correct_for_ms: i64,
+    /// Where a new or changed pipeline begins.
+    pub start: Start,
     /// Further behind than so many bytes of the journal it stops and no longer pins it; `None`: never.
     pub max_behind_bytes: Option<u64>,
     /// What window actors keep.
@@ -308,4 +319,31 @@ pub struct PipelineConfig {
     pub evaluation: Vec<usize>,
     /// The definition as JSON with a fixed order of keys (for the store: what it was made by).
     pub definition: serde_json::Value,
+}
+
+impl Config {
+    /// Where the journal of a stream is.
+    pub fn journal_dir(&self, stream: &str) -> PathBuf {
+        self.data_dir.join("journal").join(stream)
+    }
+}
+
+impl PipelineConfig {
+    /// With its aggregates in the order of these names, in which states hold them; those that are not among them come
+    /// behind. The columns stay in the order of the file.
+    #[must_use]
+    pub fn with_states_ordered<'a>(mut self, names: impl Iterator<Item = &'a str>) -> Self {
+        let names: Vec<&str> = names.collect();
+        let place = |name: &str| names.iter().position(|other| *other == name).unwrap_or(names.len());
+        let mut order: Vec<usize> = (0..self.aggregates.len()).collect();
+        order.sort_by_key(|index| place(&self.aggregates[*index].name));
+        self.aggregates = order.iter().map(|index| self.aggregates[*index].clone()).collect();
+        for column in &mut self.columns {
+            if let ColumnSource::Aggregate(index) = &mut column.source {
+                // Each index is once in the order.
+                *index = order.iter().position(|old| old == index).unwrap_or(*index);
+            }
+        }
+        self
+    }
 }

@@ -14,7 +14,7 @@ use super::reader::{Section, Setting};
 use super::report::Mistake;
 use super::stages::{read_groups, read_stages};
 use super::streams::{Stream, StreamDefaults};
-use super::{PipelineConfig, TimeConfig};
+use super::{PipelineConfig, Start, TimeConfig};
 
 const DELAY_MS: i64 = 5_000;
 const IDLE_MS: i64 = 30_000;
@@ -22,7 +22,7 @@ const CORRECT_FOR_MS: i64 = 86_400_000;
 const MAX_AHEAD_MS: i64 = 3_600_000;
 
 /// Keys of the contract whose feature comes later.
-const LATER: [&str; 8] = ["missing_time", "retain", "max_groups", "state_limit", "start", "redis", "metrics", "alerts"];
+const LATER: [&str; 7] = ["missing_time", "retain", "max_groups", "state_limit", "redis", "metrics", "alerts"];
 /// Less than a segment of a journal is not worth to be behind by.
 const MAX_BEHIND_MIN_BYTES: u64 = 1 << 20;
 
@@ -59,6 +59,8 @@ fn read_pipeline(name: &str, mut section: Section<'_>, streams: &[Stream]) -> Op
     let watermark = read_watermark(&mut section, &defaults);
     let (late, correct_for_ms) = read_late(&mut section);
     let max_behind = read_max_behind(&mut section, stream);
+    let starts = [("earliest", Start::Earliest), ("now", Start::Now)];
+    let start = section.take("start").and_then(|setting| setting.choice(&starts, &[])).unwrap_or(Start::Earliest);
     let results = read_aggregates(&mut section, &mut scope, &group_by);
     section.later(&LATER);
     section.finish();
@@ -88,6 +90,7 @@ fn read_pipeline(name: &str, mut section: Section<'_>, streams: &[Stream]) -> Op
         watermark,
         late,
         correct_for_ms,
+        start,
         max_behind_bytes: max_behind,
         aggregates: results.aggregates,
         columns: results.columns,

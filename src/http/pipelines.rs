@@ -4,12 +4,13 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 
-use super::{Shared, error, peer, unknown_pipeline};
+use super::{Shared, error, of_store, peer, unknown_pipeline};
 use crate::actors::{OrderError, SkipTo, Verb};
 
 /// The routes.
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config
+        .route("/api/v1/pipelines/{name}", web::delete().to(delete))
         .route("/api/v1/pipelines/{name}/pause", web::post().to(pause))
         .route("/api/v1/pipelines/{name}/resume", web::post().to(resume))
         .route("/api/v1/pipelines/{name}/skip", web::post().to(skip));
@@ -21,6 +22,28 @@ async fn pause(request: HttpRequest, shared: web::Data<Shared>, name: web::Path<
 
 async fn resume(request: HttpRequest, shared: web::Data<Shared>, name: web::Path<String>) -> HttpResponse {
     order(&request, &shared, &name, Verb::Resume).await
+}
+
+/// Deletes all that is stored of a pipeline: one that is stopped, or that the config no longer has.
+async fn delete(request: HttpRequest, shared: web::Data<Shared>, name: web::Path<String>) -> HttpResponse {
+    let is_configured = shared.pipelines.iter().chain(shared.intakes.iter()).any(|known| known.name() == name.as_str());
+    if is_configured {
+        return order(&request, &shared, &name, Verb::Drop).await;
+    }
+    let stored = match shared.store.registered().await {
+        Ok(registered) => registered.iter().any(|stored| stored.name == *name && !name.starts_with('@')),
+        Err(reason) => return of_store(&reason),
+    };
+    if !stored {
+        return unknown_pipeline(&shared.pipelines, &name);
+    }
+    match shared.store.drop_pipeline(&name).await {
+        Ok(()) => {
+            log::warn!("{}: pipeline {name} is dropped, with all its rows and letters", peer(&request));
+            HttpResponse::Ok().json(serde_json::json!({ "pipeline": *name, "state": "dropped", "position": 0 }))
+        }
+        Err(reason) => of_store(&reason),
+    }
 }
 
 /// The body of a skip.

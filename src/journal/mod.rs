@@ -4,6 +4,7 @@ mod block;
 mod extents;
 mod file;
 mod lock;
+mod look;
 mod reader;
 mod recover;
 mod scan;
@@ -31,6 +32,7 @@ use crate::event::{Origin, Position, PositionRange};
 
 pub use extents::Extents;
 pub use lock::lock_dir;
+pub use look::{Look, look};
 pub use reader::Reader;
 
 use recover::{recover, segment_bytes};

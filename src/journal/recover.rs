@@ -126,7 +126,7 @@ fn resume(dir: &Path, closed: VecDeque<Closed>, last: Position) -> Result<Recove
 }
 
 /// Goes through a segment's blocks as far as they are good, and says with which position that ends.
-fn walk(scan: &mut Scan, mut each: impl FnMut(&Header, &[u8])) -> Result<Position, JournalError> {
+pub(super) fn walk(scan: &mut Scan, mut each: impl FnMut(&Header, &[u8])) -> Result<Position, JournalError> {
     let mut upto = scan.head.first - 1;
     while let Some((header, block)) = scan.peek()? {
         if header.range.after != upto {

@@ -1,5 +1,7 @@
 //! What the states of a pipeline show: values, expressions over aggregates, groups.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value as Json;
 
 use crate::config::{ColumnSource, ColumnType, PipelineConfig};
@@ -12,24 +14,31 @@ use crate::window::{AggregateKind, AggregateValue, State, decode_key};
 pub struct Results {
     config: PipelineConfig,
     kinds: Vec<AggregateKind>,
+    /// Of each column: windows that begin before this, unix ms, have none of it.
+    since: Vec<i64>,
 }
 
 impl Results {
-    /// The results of a pipeline.
-    pub fn new(config: PipelineConfig) -> Self {
+    /// The results of a pipeline, of whose aggregates some were added later: windows that begin before then have none.
+    pub fn new(config: PipelineConfig, added: &BTreeMap<String, i64>) -> Self {
         let kinds = config.aggregates.iter().map(|aggregate| aggregate.kind).collect();
-        Self { config, kinds }
+        let since = |name: &String| added.get(name).copied().unwrap_or(i64::MIN);
+        let since = config.columns.iter().map(|column| since(&column.name)).collect();
+        Self { config, kinds, since }
     }
 
     fn state(&self, bytes: &[u8]) -> Result<State, String> {
         State::decode(&self.kinds, bytes).map_err(|error| error.to_string())
     }
 
-    /// All columns of a state. An expression that fails is NULL.
-    fn columns_of(&self, state: &State) -> Vec<AggregateValue> {
+    /// All columns of a state of a window that begins then. An expression that fails is NULL.
+    fn columns_of(&self, state: &State, window_start: i64) -> Vec<AggregateValue> {
         let aggregates = state.values();
         let mut columns = vec![AggregateValue::Null; self.config.columns.len()];
         for &index in &self.config.evaluation {
+            if window_start < self.since[index] {
+                continue;
+            }
             columns[index] = match &self.config.columns[index].source {
                 ColumnSource::Aggregate(aggregate) => aggregates[*aggregate].clone(),
                 ColumnSource::Expression(expression) => match expression.eval(&Columns(&columns)) {
@@ -41,8 +50,8 @@ impl Results {
         columns
     }
 
-    fn json_of(&self, state: &State) -> Json {
-        let columns = self.columns_of(state);
+    fn json_of(&self, state: &State, window_start: i64) -> Json {
+        let columns = self.columns_of(state, window_start);
         columns
             .iter()
             .map(|value| match value {
@@ -115,13 +124,13 @@ impl Definition for Results {
         self.config.group_by.len()
     }
 
-    fn values(&self, state: &[u8]) -> Result<(Json, u64), String> {
+    fn values(&self, state: &[u8], window_start: i64) -> Result<(Json, u64), String> {
         let state = self.state(state)?;
-        Ok((self.json_of(&state), state.events))
+        Ok((self.json_of(&state, window_start), state.events))
     }
 
     fn empty_values(&self) -> Json {
-        self.json_of(&State::new(&self.kinds))
+        self.json_of(&State::new(&self.kinds), i64::MAX)
     }
 
     fn merge(&self, a: &[u8], b: &[u8]) -> Result<Vec<u8>, String> {
@@ -168,7 +177,7 @@ impl Definition for IntakeResults {
         0
     }
 
-    fn values(&self, _state: &[u8]) -> Result<(Json, u64), String> {
+    fn values(&self, _state: &[u8], _window_start: i64) -> Result<(Json, u64), String> {
         Err("an intake has no windows".to_owned())
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 
+use super::begin;
 use super::image::{Key, PaneImage, RowImage, Shape};
 use super::session::{Session, Stored};
 use super::{Change, Checkpoint, Chunk, Flush, Flushed, LETTER_BYTES, StateBytes, StoreError};
@@ -34,10 +35,14 @@ pub(super) fn run(
     session.begin()?;
     let held = session.hold_fence(pipeline, flush.fence)?;
     let number = held.ok_or_else(|| StoreError::Fenced(pipeline.to_owned()))?;
+    if let Some(revision) = flush.revise {
+        begin::first_commit(session, definition, revision)?;
+    }
     let mut writer = Writer {
         session,
         shape: Shape::new(definition),
         pipeline,
+        revision: flush.revision,
         stream: &flush.stream,
         limit: flush.letters,
         letter_bytes: None,
@@ -90,6 +95,7 @@ struct Writer<'a, S> {
     session: &'a mut S,
     shape: Shape<'a>,
     pipeline: &'a str,
+    revision: u64,
     stream: &'a str,
     limit: LetterLimit,
     /// Bytes of the letters that were there before; asked for when there is one to be kept.
@@ -232,7 +238,7 @@ impl<S: Session> Writer<'_, S> {
     }
 
     fn put_rows(&mut self, rows: &[RowImage]) -> Result<(), StoreError> {
-        self.session.put_rows(self.pipeline, rows)?;
+        self.session.put_rows(self.pipeline, self.revision, rows)?;
         self.flushed.rows += rows.len() as u64;
         Ok(())
     }

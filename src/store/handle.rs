@@ -9,8 +9,8 @@ use super::postgres::Postgres;
 use super::session::{Access, Database, Line, Session};
 use super::sqlite::Sqlite;
 use super::{
-    Admit, Definition, Fence, Flush, Flushed, LetterFilter, LetterId, LetterReason, Query, ResultRows, Snapshot,
-    StoreError, StoredLetter, begin, commit, replay,
+    Admit, Definition, Fence, Flush, Flushed, LetterFilter, LetterId, LetterReason, Query, Registered, ResultRows,
+    Snapshot, StoreError, StoredLetter, begin, commit, replay,
 };
 use crate::config::StoreUrl;
 use crate::event::Replayed;
@@ -28,6 +28,7 @@ enum Job {
     Flush(Flush),
     Purge { filter: LetterFilter, reply: Reply<u64> },
     Prune { before: i64, reply: Reply<u64> },
+    Drop { pipeline: String, reply: Reply<()> },
     Replay { replay: Replay, reply: Reply<Option<u64>> },
 }
 
@@ -36,6 +37,7 @@ enum Read {
     Letters { filter: LetterFilter, after: Option<LetterId>, limit: usize, reply: Reply<Vec<StoredLetter>> },
     Letter { id: LetterId, reply: Reply<Option<StoredLetter>> },
     Reasons { filter: LetterFilter, limit: usize, reply: Reply<Vec<LetterReason>> },
+    Registered { reply: Reply<Vec<Registered>> },
     Numbered { pipeline: String, behind: u64, bytes: usize, reply: Reply<Vec<(u64, Replayed)>> },
 }
 
@@ -83,8 +85,21 @@ impl Store {
     /// As the store answers.
     pub fn migrate(url: &StoreUrl) -> Result<(), StoreError> {
         match url {
-            StoreUrl::Sqlite(path) => try_out(&Sqlite::new(path)?),
-            StoreUrl::Postgres(config) => try_out(&Postgres::new(config)?),
+            StoreUrl::Sqlite(path) => once(&Sqlite::new(path)?, Access::Write, |_| Ok(())),
+            StoreUrl::Postgres(config) => once(&Postgres::new(config)?, Access::Write, |_| Ok(())),
+        }
+    }
+
+    /// All pipelines that a store knows, intakes included, without opening it for more. One that is not there yet knows
+    /// none.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub fn registered_at(url: &StoreUrl) -> Result<Vec<Registered>, StoreError> {
+        match url {
+            StoreUrl::Sqlite(path) if !path.exists() => Ok(Vec::new()),
+            StoreUrl::Sqlite(path) => once(&Sqlite::new(path)?, Access::Read, Session::all_registered),
+            StoreUrl::Postgres(config) => once(&Postgres::new(config)?, Access::Read, Session::all_registered),
         }
     }
 
@@ -198,6 +213,22 @@ impl Store {
         self.job(|reply| Job::Replay { replay, reply }).await
     }
 
+    /// Deletes all there is of a pipeline, views included.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn drop_pipeline(&self, pipeline: &str) -> Result<(), StoreError> {
+        self.job(|reply| Job::Drop { pipeline: pipeline.to_owned(), reply }).await
+    }
+
+    /// All pipelines that it knows, intakes included.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn registered(&self) -> Result<Vec<Registered>, StoreError> {
+        self.read(|reply| Read::Registered { reply }).await
+    }
+
     /// Letters under replay behind a number, as many as come to about so many bytes, at least one.
     ///
     /// # Errors
@@ -224,12 +255,17 @@ impl Store {
     }
 }
 
-/// On a thread of its own: a connection to PostgreSQL cannot be made inside somebody's runtime.
-fn try_out<D: Database>(database: &D) -> Result<(), StoreError> {
+/// One job over a connection of its own, on a thread of its own: a connection to PostgreSQL cannot be made inside
+/// somebody's runtime.
+fn once<D: Database, T: Send + 'static>(
+    database: &D,
+    access: Access,
+    job: fn(&mut D::Session) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
     let database = database.clone();
     let (reply, answer) = bounded(1);
     // Whoever asked waits for it.
-    spawn("migration", move || drop(reply.send(database.connect(Access::Write, true).map(drop))))?;
+    spawn("store", move || drop(reply.send(Line::new(database, access, true).run(job))))?;
     answer.recv().unwrap_or_else(|_| Err(ended()))
 }
 
@@ -262,6 +298,14 @@ fn write_all<D: Database>(mut line: Line<D>, jobs: &Receiver<Job>) {
             }
             Job::Purge { filter, reply } => answer(reply, line.run(|session| replay::purge(session, &filter))),
             Job::Prune { before, reply } => answer(reply, line.run(|session| replay::prune(session, before))),
+            Job::Drop { pipeline, reply } => {
+                let dropped = line.run(|session| {
+                    session.begin()?;
+                    session.drop_pipeline(&pipeline)?;
+                    session.commit()
+                });
+                answer(reply, dropped);
+            }
             Job::Replay { replay, reply } => answer(reply, line.run(|session| replay::number(session, &replay))),
         }
     }
@@ -294,6 +338,7 @@ fn read_all<D: Database>(mut line: Line<D>, reads: &Receiver<Read>) {
             Read::Reasons { filter, limit, reply } => {
                 answer(reply, line.run(|session| session.letter_reasons(&filter, limit as i64)));
             }
+            Read::Registered { reply } => answer(reply, line.run(Session::all_registered)),
             Read::Numbered { pipeline, behind, bytes, reply } => {
                 answer(reply, line.run(|session| session.numbered_letters(&pipeline, behind, bytes)));
             }

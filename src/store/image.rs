@@ -79,7 +79,8 @@ impl<'a> Shape<'a> {
         revised_at: Option<i64>,
     ) -> Result<RowImage, StoreError> {
         let group = self.definition.group(&group_key).map_err(|why| self.unreadable("group", window, &why))?;
-        let (values, events) = self.definition.values(&state).map_err(|why| self.unreadable("state", window, &why))?;
+        let (values, events) =
+            self.definition.values(&state, window.0).map_err(|why| self.unreadable("state", window, &why))?;
         Ok(RowImage {
             key: Key::new(window, &group_key),
             group_key,

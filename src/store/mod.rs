@@ -21,6 +21,7 @@ mod sqlite;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
@@ -46,11 +47,12 @@ pub trait Definition: Send + Sync {
     fn columns(&self) -> Vec<Column>;
     /// How many of them are group columns.
     fn group_columns(&self) -> usize;
-    /// The values of the state as a JSON array, in the order of the value columns; and how many events it holds.
+    /// The values of the state as a JSON array, in the order of the value columns; and how many events it holds. The
+    /// window begins then, unix ms.
     ///
     /// # Errors
     /// Where the bytes are no state of this pipeline.
-    fn values(&self, state: &[u8]) -> Result<(serde_json::Value, u64), String>;
+    fn values(&self, state: &[u8], window_start: i64) -> Result<(serde_json::Value, u64), String>;
     /// The values of no event at all (for `…_now` with an empty `group_by`).
     fn empty_values(&self) -> serde_json::Value;
     /// Merges two states.
@@ -169,13 +171,74 @@ pub struct Snapshot {
     pub open: Vec<Change>,
     /// Of the definition, from 1 on.
     pub revision: u64,
+    /// The definition, its aggregates in the order in which states hold them.
+    pub definition: serde_json::Value,
+    /// Aggregates that were added later (see `Registered`).
+    pub added: BTreeMap<String, i64>,
+    /// Windows that end until then are of an older revision, which had come to that position.
+    pub kept: Option<(i64, Position)>,
+    /// Where this revision has no commit yet.
+    pub revise: Option<Revision>,
     /// How many of its letters are under replay.
     pub under_replay: u64,
 }
 
-/// Whether a pipeline may begin with this checkpoint. Asked before its fence is taken for good: a daemon that must not run
-/// (its journal is another one) stops nobody else.
-pub type Admit = Box<dyn FnOnce(&Checkpoint) -> Result<(), String> + Send>;
+/// A pipeline as the store knows it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Registered {
+    /// Its name.
+    pub name: String,
+    /// Its definition, its aggregates in the order in which states hold them.
+    pub definition: serde_json::Value,
+    /// How often it has begun anew, and once more.
+    pub revision: u64,
+    /// Aggregates that were added later: windows that begin before this, unix ms, have none of them.
+    pub added: BTreeMap<String, i64>,
+    /// Up to where it has come.
+    pub checkpoint: Checkpoint,
+}
+
+/// How a pipeline begins.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Course {
+    /// As it is; one that is new is registered.
+    GoOn,
+    /// With another definition from here on, whose aggregates are in the order in which states hold them.
+    Amend(serde_json::Value),
+    /// Behind this position of this journal, although records before it were never read, or it is another journal.
+    Adopt {
+        /// The journal.
+        journal_id: u64,
+        /// All up to it is passed over.
+        position: Position,
+    },
+    /// Anew, as another revision.
+    Revise(Beginning),
+}
+
+/// Where a new revision begins, and what it leaves alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Beginning {
+    /// It reads what is behind this position.
+    pub position: Position,
+    /// Windows that end until then keep the rows of the revision before: they had closed, and it does not see them whole.
+    pub kept_upto: Option<i64>,
+}
+
+/// A revision that begins with its first commit: until then the one before is whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Revision {
+    /// Its number.
+    pub number: u64,
+    /// Where it begins.
+    pub beginning: Beginning,
+    /// Where the one before had come to.
+    pub kept_position: Position,
+}
+
+/// Whether and how a pipeline may begin. Asked before its fence is taken for good: a daemon that must not run (its journal
+/// is another one) stops nobody else.
+pub type Admit = Box<dyn FnOnce(Option<&Registered>, &Checkpoint) -> Result<Course, String> + Send>;
 
 /// One transaction of one pipeline. Chunks come through the channel until its senders are gone; `finish` must have been
 /// sent as the last message, or nothing is committed.
@@ -186,6 +249,10 @@ pub struct Flush {
     pub stream: String,
     /// The right to write.
     pub fence: Fence,
+    /// Of the definition.
+    pub revision: u64,
+    /// Where it is the first of that revision.
+    pub revise: Option<Revision>,
     /// How many letters are kept.
     pub letters: LetterLimit,
     /// What is written.

@@ -35,6 +35,11 @@ pub(super) fn watermark(pipeline: &str) -> String {
     format!("(SELECT watermark FROM checkpoints WHERE pipeline = {})", literal(pipeline))
 }
 
+/// Until when windows are of an older revision, and closed.
+pub(super) fn kept_upto(pipeline: &str) -> String {
+    format!("(SELECT kept_upto FROM checkpoints WHERE pipeline = {})", literal(pipeline))
+}
+
 /// What a view selects: the fixed columns, then the groups' and the values'. A store tells how it shows a time, a value as
 /// its type, and what is false there.
 pub(super) fn select_list(
@@ -43,7 +48,12 @@ pub(super) fn select_list(
     typed: fn(&str, &Column) -> String,
     no: &str,
 ) -> String {
-    let closed = format!("coalesce(window_end <= {}, {no})", watermark(definition.pipeline()));
+    let pipeline = definition.pipeline();
+    let closed = format!(
+        "(coalesce(window_end <= {}, {no}) OR coalesce(window_end <= {}, {no}))",
+        watermark(pipeline),
+        kept_upto(pipeline)
+    );
     let fixed = [
         time("window_start"),
         time("window_end"),

@@ -5,7 +5,7 @@
 use diesel::prelude::*;
 
 use super::schema::checkpoints;
-use super::{Account, Checkpoint};
+use super::{Account, Checkpoint, Registered, StoreError};
 
 #[derive(Queryable, Selectable, AsChangeset)]
 #[diesel(table_name = checkpoints, treat_none_as_null = true)]
@@ -87,6 +87,20 @@ extern "SQL" {
     fn length(bytes: diesel::sql_types::Binary) -> diesel::sql_types::Integer;
 }
 
+/// A pipeline as it is read: name, definition, revision, added.
+pub(super) type RegisteredTuple = (String, String, i64, String);
+
+pub(super) fn read_registered(
+    (name, definition, revision, added): RegisteredTuple,
+    checkpoint: Checkpoint,
+) -> Result<Registered, StoreError> {
+    let unreadable =
+        |error| StoreError::Refused(format!("what pipeline {name:?} is defined by cannot be read: {error}"));
+    let definition = serde_json::from_str(&definition).map_err(unreadable)?;
+    let added = serde_json::from_str(&added).map_err(unreadable)?;
+    Ok(Registered { name, definition, revision: revision.cast_unsigned(), added, checkpoint })
+}
+
 /// Letters under replay that are looked at at once.
 pub(super) const LETTERS_AT_ONCE: i64 = 1_000;
 
@@ -126,29 +140,135 @@ macro_rules! plain_tables {
     ($Connection:ty) => {
         use diesel::prelude::*;
 
-        use diesel::dsl::{count_star, max};
+        use diesel::dsl::{count_star, max, sql};
 
         use diesel::sql_query;
         use diesel::sql_types::{BigInt, Text};
 
-        use crate::event::Replayed;
+        use crate::event::{Position, Replayed};
         use crate::store::letters::{LetterTuple, ReplayTuple, replayed};
         use crate::store::plain::{
-            CheckpointRow, LETTERS_AT_ONCE, PRUNE, PRUNED_AT_ONCE, RECOUNT, length, number_letters_sql, substr,
+            CheckpointRow, LETTERS_AT_ONCE, PRUNE, PRUNED_AT_ONCE, RECOUNT, RegisteredTuple, length,
+            number_letters_sql, read_registered, substr,
         };
         use crate::store::schema::{checkpoints, dead_letters, pane_states, pipelines, window_results};
         use crate::store::session::{open_pane, open_row};
         use crate::store::{
-            Change, Checkpoint, Fence, LETTER_BYTES, LetterFilter, LetterId, LetterReason, Replay, StoreError,
-            StoredLetter,
+            Beginning, Change, Checkpoint, Fence, LETTER_BYTES, LetterFilter, LetterId, LetterReason, Registered,
+            Replay, Revision, StoreError, StoredLetter,
         };
 
-        pub(super) fn definition_hash(
+        pub(super) fn registered(
             connection: &mut $Connection,
             pipeline: &str,
-        ) -> Result<Option<String>, StoreError> {
-            let hash = pipelines::table.find(pipeline).select(pipelines::definition_hash);
-            Ok(hash.first(connection).optional()?)
+        ) -> Result<Option<Registered>, StoreError> {
+            let row: Option<RegisteredTuple> = pipelines::table
+                .find(pipeline)
+                .select((pipelines::name, pipelines::definition, pipelines::revision, pipelines::added))
+                .first(connection)
+                .optional()?;
+            row.map(|row| read_registered(row, checkpoint(connection, pipeline)?)).transpose()
+        }
+
+        pub(super) fn all_registered(connection: &mut $Connection) -> Result<Vec<Registered>, StoreError> {
+            let rows: Vec<(RegisteredTuple, CheckpointRow)> = pipelines::table
+                .inner_join(checkpoints::table.on(checkpoints::pipeline.eq(pipelines::name)))
+                .order(pipelines::name)
+                .select((
+                    (pipelines::name, pipelines::definition, pipelines::revision, pipelines::added),
+                    CheckpointRow::as_select(),
+                ))
+                .load(connection)?;
+            rows.into_iter().map(|(row, checkpoint)| read_registered(row, checkpoint.into())).collect()
+        }
+
+        pub(super) fn amend(
+            connection: &mut $Connection,
+            pipeline: &str,
+            definition: &str,
+            hash: &str,
+            added: &str,
+        ) -> Result<(), StoreError> {
+            let row = (
+                pipelines::definition.eq(definition),
+                pipelines::definition_hash.eq(hash),
+                pipelines::added.eq(added),
+                pipelines::changed_at.eq(sql::<BigInt>(super::NOW_MS)),
+            );
+            diesel::update(pipelines::table.find(pipeline)).set(row).execute(connection)?;
+            Ok(())
+        }
+
+        pub(super) fn revise(
+            connection: &mut $Connection,
+            pipeline: &str,
+            definition: &str,
+            hash: &str,
+            revision: Revision,
+        ) -> Result<(), StoreError> {
+            amend(connection, pipeline, definition, hash, "{}")?;
+            let Beginning { position, kept_upto } = revision.beginning;
+            diesel::update(pipelines::table.find(pipeline))
+                .set(pipelines::revision.eq(revision.number.cast_signed()))
+                .execute(connection)?;
+            let anew = window_results::table
+                .filter(window_results::pipeline.eq(pipeline))
+                .filter(window_results::window_end.gt(kept_upto.unwrap_or(i64::MIN)));
+            diesel::delete(anew).execute(connection)?;
+            delete_panes(connection, pipeline, i64::MAX)?;
+            forget_letters(connection, pipeline, position)?;
+            // What was on its way was made for the revision before.
+            free_letters(connection, pipeline, u64::MAX >> 1)?;
+            let kept_position = revision.kept_position.cast_signed();
+            diesel::update(checkpoints::table.find(pipeline))
+                .set((checkpoints::kept_upto.eq(kept_upto), checkpoints::kept_position.eq(kept_position)))
+                .execute(connection)?;
+            Ok(())
+        }
+
+        pub(super) fn kept(
+            connection: &mut $Connection,
+            pipeline: &str,
+        ) -> Result<Option<(i64, Position)>, StoreError> {
+            let (upto, position): (Option<i64>, i64) = checkpoints::table
+                .find(pipeline)
+                .select((checkpoints::kept_upto, checkpoints::kept_position))
+                .first(connection)?;
+            Ok(upto.map(|upto| (upto, position.cast_unsigned())))
+        }
+
+        pub(super) fn last_window_start(
+            connection: &mut $Connection,
+            pipeline: &str,
+        ) -> Result<Option<i64>, StoreError> {
+            use {pane_states as panes, window_results as results};
+            let rows = results::table.filter(results::pipeline.eq(pipeline)).select(max(results::window_start));
+            let panes = panes::table.filter(panes::pipeline.eq(pipeline)).select(max(panes::pane_start));
+            let last: Option<i64> = rows.first(connection)?;
+            Ok(last.max(panes.first(connection)?))
+        }
+
+        pub(super) fn forget_letters(
+            connection: &mut $Connection,
+            pipeline: &str,
+            position: Position,
+        ) -> Result<(), StoreError> {
+            let these = dead_letters::table
+                .filter(dead_letters::pipeline.eq(pipeline))
+                .filter(dead_letters::position.gt(position.cast_signed()));
+            diesel::delete(these).execute(connection)?;
+            Ok(())
+        }
+
+        pub(super) fn drop_pipeline(connection: &mut $Connection, pipeline: &str) -> Result<(), StoreError> {
+            let results = window_results::table.filter(window_results::pipeline.eq(pipeline));
+            diesel::delete(results).execute(connection)?;
+            delete_panes(connection, pipeline, i64::MAX)?;
+            let letters = dead_letters::table.filter(dead_letters::pipeline.eq(pipeline));
+            diesel::delete(letters).execute(connection)?;
+            diesel::delete(checkpoints::table.find(pipeline)).execute(connection)?;
+            diesel::delete(pipelines::table.find(pipeline)).execute(connection)?;
+            Ok(())
         }
 
         pub(super) fn register(
@@ -192,12 +312,12 @@ macro_rules! plain_tables {
         pub(super) fn open_rows(
             connection: &mut $Connection,
             pipeline: &str,
-            watermark: Option<i64>,
+            after: i64,
         ) -> Result<Vec<Change>, StoreError> {
             use window_results as results;
             let rows: Vec<$crate::store::session::OpenRow> = results::table
                 .filter(results::pipeline.eq(pipeline))
-                .filter(results::window_end.gt(watermark.unwrap_or(i64::MIN)))
+                .filter(results::window_end.gt(after))
                 .order((results::window_end, results::window_start, results::group_hash))
                 .select((
                     results::window_start,
@@ -487,10 +607,6 @@ macro_rules! plain_tables {
 
         pub(super) fn prune_letters(connection: &mut $Connection, before: i64) -> Result<u64, StoreError> {
             Ok(sql_query(PRUNE).bind::<BigInt, _>(before).bind::<BigInt, _>(PRUNED_AT_ONCE).execute(connection)? as u64)
-        }
-
-        pub(super) fn revision(connection: &mut $Connection, pipeline: &str) -> Result<i64, StoreError> {
-            Ok(pipelines::table.find(pipeline).select(pipelines::revision).first(connection)?)
         }
 
         fn is(yes: bool) -> diesel::dsl::AsExprOf<bool, diesel::sql_types::Bool> {

@@ -8,6 +8,7 @@ diesel::table! {
         revision -> BigInt,
         first_seen_at -> BigInt,
         changed_at -> BigInt,
+        added -> Text,
     }
 }
 
@@ -35,6 +36,8 @@ diesel::table! {
         partly_late -> BigInt,
         letter_bytes -> BigInt,
         letters_discarded -> BigInt,
+        kept_upto -> Nullable<BigInt>,
+        kept_position -> BigInt,
     }
 }
 
@@ -84,3 +87,5 @@ diesel::table! {
         replay_number -> Nullable<BigInt>,
     }
 }
+
+diesel::allow_tables_to_appear_in_same_query!(pipelines, checkpoints);

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::handle::Replay;
 use super::image::{Key, PaneImage, RowImage};
 use super::{
-    Change, Checkpoint, Definition, Fence, LetterFilter, LetterId, LetterReason, Query, ResultRows, StateBytes,
-    StoreError, StoredLetter,
+    Change, Checkpoint, Definition, Fence, LetterFilter, LetterId, LetterReason, Query, Registered, ResultRows,
+    Revision, StateBytes, StoreError, StoredLetter,
 };
-use crate::event::{Counted, Letter, Replayed};
+use crate::event::{Counted, Letter, Position, Replayed};
 
 /// Whether a connection may write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,8 +48,22 @@ pub(super) trait Session {
     /// Ends it.
     fn commit(&mut self) -> Result<(), StoreError>;
 
-    /// The hash of the definition by which a pipeline was registered.
-    fn definition_hash(&mut self, pipeline: &str) -> Result<Option<String>, StoreError>;
+    /// A pipeline as it is registered; all but its checkpoint's journal may be read before its fence is taken.
+    fn registered(&mut self, pipeline: &str) -> Result<Option<Registered>, StoreError>;
+    /// All pipelines that are registered, intakes included, ordered.
+    fn all_registered(&mut self) -> Result<Vec<Registered>, StoreError>;
+    /// Gives a pipeline another definition, and notes its added aggregates (JSON).
+    fn amend(&mut self, pipeline: &str, definition: &str, hash: &str, added: &str) -> Result<(), StoreError>;
+    /// Gives a pipeline another definition as a new revision, and deletes what that makes anew.
+    fn revise(&mut self, pipeline: &str, definition: &str, hash: &str, revision: Revision) -> Result<(), StoreError>;
+    /// Up to when windows are of an older revision, and where that one had come to.
+    fn kept(&mut self, pipeline: &str) -> Result<Option<(i64, Position)>, StoreError>;
+    /// The latest begin of a window, or pane, that has a row.
+    fn last_window_start(&mut self, pipeline: &str) -> Result<Option<i64>, StoreError>;
+    /// Deletes the letters behind a position.
+    fn forget_letters(&mut self, pipeline: &str, position: Position) -> Result<(), StoreError>;
+    /// Deletes all there is of a pipeline, views included.
+    fn drop_pipeline(&mut self, pipeline: &str) -> Result<(), StoreError>;
     /// Registers a pipeline.
     fn register(&mut self, pipeline: &str, definition: &str, hash: &str) -> Result<(), StoreError>;
     /// Makes both views, or makes them anew where they have changed. What is not ours is never touched.
@@ -58,15 +72,15 @@ pub(super) trait Session {
     fn take_fence(&mut self, pipeline: &str, stream: &str) -> Result<Fence, StoreError>;
     /// The checkpoint.
     fn checkpoint(&mut self, pipeline: &str) -> Result<Checkpoint, StoreError>;
-    /// The rows of windows that end after the watermark, ordered.
-    fn open_rows(&mut self, pipeline: &str, watermark: Option<i64>) -> Result<Vec<Change>, StoreError>;
+    /// The rows of windows that end after this, ordered.
+    fn open_rows(&mut self, pipeline: &str, after: i64) -> Result<Vec<Change>, StoreError>;
     /// All panes, ordered.
     fn panes(&mut self, pipeline: &str) -> Result<Vec<Change>, StoreError>;
 
     /// Counts the commit where the fence is still ours; its number.
     fn hold_fence(&mut self, pipeline: &str, fence: Fence) -> Result<Option<i64>, StoreError>;
     /// Writes rows, or replaces them; no key is twice among them.
-    fn put_rows(&mut self, pipeline: &str, rows: &[RowImage]) -> Result<(), StoreError>;
+    fn put_rows(&mut self, pipeline: &str, revision: u64, rows: &[RowImage]) -> Result<(), StoreError>;
     /// Writes panes, or replaces them; no key is twice among them.
     fn put_panes(&mut self, pipeline: &str, panes: &[PaneImage]) -> Result<(), StoreError>;
     /// Deletes the panes that begin before this.
@@ -102,8 +116,6 @@ pub(super) trait Session {
     ) -> Result<Vec<(u64, Replayed)>, StoreError>;
     /// Deletes some of the letters that failed before this and are not under replay; how many.
     fn prune_letters(&mut self, before: i64) -> Result<u64, StoreError>;
-    /// The revision of a pipeline's definition.
-    fn revision(&mut self, pipeline: &str) -> Result<i64, StoreError>;
     /// What is stored under these keys, in their order.
     fn stored(&mut self, pipeline: &str, keys: &[Key]) -> Result<Vec<Option<Stored>>, StoreError>;
     /// Writes the checkpoint.

@@ -16,6 +16,8 @@ pub struct OperatorConfig {
     /// So long after its end (by the watermark) a closed window can be corrected by a replayed letter, whatever becomes of
     /// late events.
     pub correct_for_ms: i64,
+    /// Windows that end until then are of an older revision, which had come to that position: they stay as they are.
+    pub kept: Option<(i64, Position)>,
     /// Of each group.
     pub aggregates: Arc<[AggregateKind]>,
     /// Where the pipeline began to read.
@@ -119,6 +121,18 @@ pub struct LateRow {
     pub reason: LateReason,
 }
 
+impl OperatorConfig {
+    /// Whether a window is of an older revision.
+    pub(super) fn is_kept(&self, window_end: i64) -> bool {
+        self.kept.is_some_and(|(upto, _)| window_end <= upto)
+    }
+
+    /// Whether the older revision has seen a record.
+    pub(super) fn was_seen(&self, record: Position) -> bool {
+        self.kept.is_some_and(|(_, position)| record <= position)
+    }
+}
+
 /// Why a late event was not corrected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum LateReason {
@@ -132,6 +146,12 @@ pub enum LateReason {
         window_end: i64,
         /// Before the event, unix ms.
         watermark: i64,
+    },
+    /// Its window has the results of an older definition of the pipeline.
+    #[error("its window, up to {}, has the results of an older revision of the pipeline, which stay", format_utc(*window_end))]
+    Kept {
+        /// End of its (last) window, unix ms.
+        window_end: i64,
     },
     /// The pipeline corrects closed windows, but not as old a one.
     #[error(

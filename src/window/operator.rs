@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use super::change::{FirstRecord, Gauges, LateRow, Open, OperatorConfig, WindowChange};
+use super::change::{FirstRecord, Gauges, LateReason, LateRow, Open, OperatorConfig, WindowChange};
 use super::codec::StateError;
 use super::corrections::Corrections;
 use super::group::hash_key;
@@ -175,6 +175,16 @@ impl Shared {
         }
     }
 
+    /// An event whose windows are all of an older revision: that one has counted it, or it is late.
+    pub(super) fn pass_kept(&mut self, rows: &Rows, index: usize, window_end: i64) -> Option<LateRow> {
+        if self.config.was_seen(rows.batch.record(rows.rows[index].row as usize)) {
+            self.account.skipped += 1;
+            return None;
+        }
+        self.account.late += 1;
+        Some(LateRow { index, reason: LateReason::Kept { window_end } })
+    }
+
     pub(super) fn row(&self, window_start: i64, size_ms: i64, group: &Arc<[u8]>, state: Vec<u8>) -> WindowChange {
         WindowChange::Row {
             window_start,
@@ -213,7 +223,7 @@ mod tests {
 
     fn operator(window: WindowSpec, late: LatePolicy) -> Operator {
         let aggregates = [AggregateKind::CountAll].into();
-        Operator::new(OperatorConfig { window, late, correct_for_ms: 30, aggregates, first: FIRST })
+        Operator::new(OperatorConfig { window, late, correct_for_ms: 30, kept: None, aggregates, first: FIRST })
     }
 
     /// One batch behind `after`: for each event its time and the watermark before it.
@@ -322,6 +332,31 @@ mod tests {
             [format!("panes before {}", far - 10), format!("pane {far} = 1"), "row -20..0 = 1".into()]
         );
         assert_eq!(lines[3..], ["row -10..10 = 1".into(), format!("row {}..{} = 1", far - 10, far + 10)]);
+    }
+
+    #[test]
+    fn windows_of_an_older_revision_stay_as_they_are() {
+        let config = |window| OperatorConfig {
+            kept: Some((20, 2)),
+            ..operator(window, LatePolicy::Update { correct_for_ms: 1_000 }).shared.config
+        };
+        // Of the kept windows only: seen by the older revision, then not. The last ones have a window of their own.
+        let events = [(15, i64::MIN), (15, 15), (15, 40), (21, 40), (35, 40)];
+        let mut tumbling = Operator::new(config(TEN));
+        let late = tumbling.apply(&rows(0, &events, 40), 1).unwrap();
+        let kept = |index| LateRow { index, reason: LateReason::Kept { window_end: 20 } };
+        assert_eq!(late, [kept(2)]);
+        let account = tumbling.account();
+        assert_eq!((account.skipped, account.late, account.aggregated), (2, 1, 2));
+        assert_eq!(changes(&mut tumbling, 1, 0), ["correction 20..30 + 1 at 1000", "correction 30..40 + 1 at 1000"]);
+        // 15 lies in 0..20, which is kept, and in 10..30, which is not.
+        let mut sliding = Operator::new(config(TWENTY_BY_TEN));
+        let late = sliding.apply(&rows(0, &[(5, i64::MIN), (15, 0), (5, 0), (15, 45)], 45), 1).unwrap();
+        assert_eq!(late, [kept(2)]);
+        let account = sliding.account();
+        assert_eq!((account.skipped, account.late, account.aggregated), (1, 1, 2));
+        let lines = ["panes before 30", "row 10..30 = 1", "correction 10..30 + 1 at 1000"];
+        assert_eq!(changes(&mut sliding, 1, 0), lines);
     }
 
     #[test]

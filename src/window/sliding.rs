@@ -72,9 +72,14 @@ impl Sliding {
         let policy = shared.late(rows);
         let mut late = Vec::new();
         for (index, row) in rows.rows.iter().enumerate() {
-            self.advance(row.watermark, epoch);
+            self.advance(shared, row.watermark, epoch);
             let event = Event::of(rows, index, kinds.len());
             let pane = self.panes.start_of(row.time);
+            let last_end = pane.saturating_add(self.size_ms);
+            if shared.config.is_kept(last_end) {
+                late.extend(shared.pass_kept(rows, index, last_end));
+                continue;
+            }
             match self.correct(shared, policy, pane, row.watermark, &event, &kinds, epoch) {
                 Lateness::None => {
                     self.panes.add(pane, &event, &kinds, epoch);
@@ -87,13 +92,12 @@ impl Sliding {
                 }
                 Lateness::Corrected => shared.account.aggregated += 1,
                 Lateness::Whole => {
-                    let last_end = pane.saturating_add(self.size_ms);
                     late.push(LateRow { index, reason: policy.reason(last_end, row.watermark) });
                     shared.account.late += 1;
                 }
             }
         }
-        self.advance(rows.watermark, epoch);
+        self.advance(shared, rows.watermark, epoch);
         late
     }
 
@@ -114,7 +118,8 @@ impl Sliding {
             }
         }
         let start = self.needed_from();
-        let panes = self.panes.between(start, self.next_end);
+        let shown_end = if shared.config.is_kept(self.next_end) { start } else { self.next_end };
+        let panes = self.panes.between(start, shown_end);
         let changed = if self.committed_end == Some(self.next_end) { merge_changed(panes) } else { merge_all(panes) };
         for group in changed.iter() {
             emit(shared.row(start, self.size_ms, &group.key, group.kept.to_bytes()));
@@ -162,6 +167,10 @@ impl Sliding {
         let mut corrected = false;
         let mut end = first_end.max(self.end_after(from.saturating_sub(1)));
         while end <= last_end.min(watermark) {
+            if shared.config.is_kept(end) {
+                end += self.every_ms;
+                continue;
+            }
             shared.corrections.add(end - self.size_ms, event, kinds, epoch);
             corrected = true;
             end += self.every_ms;
@@ -174,7 +183,7 @@ impl Sliding {
     }
 
     /// Closes the windows that end at or before the watermark: between the record before and the one to come.
-    fn advance(&mut self, watermark: i64, epoch: u64) {
+    fn advance(&mut self, shared: &Shared, watermark: i64, epoch: u64) {
         if watermark < self.next_end {
             return;
         }
@@ -185,6 +194,10 @@ impl Sliding {
             end = end.max(pane.start + self.every_ms);
             if end >= next_end {
                 break;
+            }
+            if shared.config.is_kept(end) {
+                end += self.every_ms;
+                continue;
             }
             let start = end - self.size_ms;
             let merged = merge_all(self.panes.between(start, end));

@@ -61,11 +61,14 @@ impl State {
             found => return Err(StateError::Newer { found, known: FORMAT }),
         }
         let events = reader.count()?;
-        if reader.count()? != kinds.len() as u64 {
-            return Err(StateError::Foreign("it has another number of aggregates"));
-        }
-        let aggregates = kinds.iter().map(|kind| AggregateState::decode(*kind, &mut reader));
-        let aggregates = aggregates.collect::<Result<_, _>>()?;
+        let stored = reader.count()?;
+        let stored = usize::try_from(stored).ok().filter(|stored| *stored <= kinds.len());
+        let stored = stored.ok_or(StateError::Foreign("it has more aggregates"))?;
+        let (there, added) = kinds.split_at(stored);
+        let there = there.iter().map(|kind| AggregateState::decode(*kind, &mut reader));
+        // Those that were added since have seen nothing.
+        let added = added.iter().map(|kind| Ok(AggregateState::new(*kind)));
+        let aggregates = there.chain(added).collect::<Result<_, _>>()?;
         if !reader.is_at_end() {
             return Err(reader.damaged("it goes on behind its end"));
         }

@@ -144,6 +144,7 @@ impl<'a> Mill<'a> {
             window: self.plan.window,
             late: self.plan.late,
             correct_for_ms: 0,
+            kept: None,
             aggregates: KINDS.to_vec().into(),
             first: store.first,
         };

@@ -37,7 +37,9 @@ impl Tumbling {
             let start = self.windows.start_of(row.time);
             let window_end = self.end_of(start);
             let event = Event::of(rows, index, kinds.len());
-            if window_end > row.watermark {
+            if shared.config.is_kept(window_end) {
+                late.extend(shared.pass_kept(rows, index, window_end));
+            } else if window_end > row.watermark {
                 self.windows.add(start, &event, &kinds, epoch);
                 shared.account.aggregated += 1;
             } else if policy.correctable_from(row.watermark).is_some_and(|from| window_end >= from) {

@@ -60,7 +60,7 @@ fn every_key_of_the_contract_that_comes_later_is_refused() {
     for (table, keys) in [
         ("", "redis.url tests shutdown_timeout"),
         ("streams.web.", "raw_events precision"),
-        ("pipelines.page_views.", "missing_time retain max_groups state_limit start redis metrics alerts"),
+        ("pipelines.page_views.", "missing_time retain max_groups state_limit redis metrics alerts"),
     ] {
         for key in keys.split(' ') {
             let name = key.split('.').next().unwrap();
@@ -148,7 +148,7 @@ error_rate = "errors / views"
 errors = { when = "error_rate > 0.05 AND views >= 20", for = "0s", webhook = "https://x" }
 "#;
     let found = mistakes(text);
-    assert_eq!(found.len(), 14, "{found:#?}");
+    assert_eq!(found.len(), 13, "{found:#?}");
     for mistake in found {
         assert!(mistake.contains(" is not available yet"), "{mistake}");
     }
@@ -202,8 +202,7 @@ fn unknown_names_have_the_nearest_known_one_as_help() {
     let found = mistakes(&with("aggregates = { n = \"count(*)\" }\ngruop_by = []\nzzz = 1"));
     assert_eq!(found.len(), 2);
     assert_eq!(found[0], "6:1 unknown key `pipelines.p.gruop_by` | a known key | did you mean `group_by`?");
-    let keys =
-        "aggregates, correct_for, delay, group_by, idle, late, max_ahead, max_behind, stages, stream, time, window";
+    let keys = "aggregates, correct_for, delay, group_by, idle, late, max_ahead, max_behind, stages, start, stream, time, window";
     assert_eq!(found[1], format!("7:1 unknown key `pipelines.p.zzz` | a known key | the keys here are: {keys}"));
     one(
         &SMALLEST.replace("stream = \"web\"", "stream = \"wbe\""),

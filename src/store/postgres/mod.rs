@@ -21,14 +21,17 @@ use super::image::{Key, PaneImage, RowImage};
 use super::schema::checkpoints;
 use super::session::{Access, Database, Session, Stored};
 use super::{
-    Change, Checkpoint, Definition, Fence, LetterFilter, LetterId, LetterReason, Query, Replay, ResultRows, StoreError,
-    StoredLetter,
+    Change, Checkpoint, Definition, Fence, LetterFilter, LetterId, LetterReason, Query, Registered, Replay, ResultRows,
+    Revision, StoreError, StoredLetter,
 };
 use crate::config::PostgresConfig;
-use crate::event::{Counted, Letter, Replayed};
+use crate::event::{Counted, Letter, Position, Replayed};
 use crate::limits::LETTER_LINE_SHOWN_BYTES;
 use connection::Connection;
 use sqlstate::LastState;
+
+/// The time, unix ms, as SQL.
+const NOW_MS: &str = "(extract(epoch FROM now()) * 1000)::bigint";
 
 /// A database, and how it is reached.
 #[derive(Clone)]
@@ -78,8 +81,38 @@ impl Session for PostgresSession {
         Ok(<Connection as diesel::Connection>::TransactionManager::commit_transaction(&mut self.connection)?)
     }
 
-    fn definition_hash(&mut self, pipeline: &str) -> Result<Option<String>, StoreError> {
-        plain::definition_hash(&mut self.connection, pipeline)
+    fn registered(&mut self, pipeline: &str) -> Result<Option<Registered>, StoreError> {
+        plain::registered(&mut self.connection, pipeline)
+    }
+
+    fn all_registered(&mut self) -> Result<Vec<Registered>, StoreError> {
+        self.state.clear();
+        plain::all_registered(&mut self.connection)
+    }
+
+    fn amend(&mut self, pipeline: &str, definition: &str, hash: &str, added: &str) -> Result<(), StoreError> {
+        plain::amend(&mut self.connection, pipeline, definition, hash, added)
+    }
+
+    fn revise(&mut self, pipeline: &str, definition: &str, hash: &str, revision: Revision) -> Result<(), StoreError> {
+        plain::revise(&mut self.connection, pipeline, definition, hash, revision)
+    }
+
+    fn kept(&mut self, pipeline: &str) -> Result<Option<(i64, Position)>, StoreError> {
+        plain::kept(&mut self.connection, pipeline)
+    }
+
+    fn last_window_start(&mut self, pipeline: &str) -> Result<Option<i64>, StoreError> {
+        plain::last_window_start(&mut self.connection, pipeline)
+    }
+
+    fn forget_letters(&mut self, pipeline: &str, position: Position) -> Result<(), StoreError> {
+        plain::forget_letters(&mut self.connection, pipeline, position)
+    }
+
+    fn drop_pipeline(&mut self, pipeline: &str) -> Result<(), StoreError> {
+        plain::drop_pipeline(&mut self.connection, pipeline)?;
+        views::remove(&mut self.connection, &self.schema, pipeline)
     }
 
     fn register(&mut self, pipeline: &str, definition: &str, hash: &str) -> Result<(), StoreError> {
@@ -98,8 +131,8 @@ impl Session for PostgresSession {
         plain::checkpoint(&mut self.connection, pipeline)
     }
 
-    fn open_rows(&mut self, pipeline: &str, watermark: Option<i64>) -> Result<Vec<Change>, StoreError> {
-        plain::open_rows(&mut self.connection, pipeline, watermark)
+    fn open_rows(&mut self, pipeline: &str, after: i64) -> Result<Vec<Change>, StoreError> {
+        plain::open_rows(&mut self.connection, pipeline, after)
     }
 
     fn panes(&mut self, pipeline: &str) -> Result<Vec<Change>, StoreError> {
@@ -110,8 +143,8 @@ impl Session for PostgresSession {
         plain::hold_fence(&mut self.connection, pipeline, fence)
     }
 
-    fn put_rows(&mut self, pipeline: &str, rows: &[RowImage]) -> Result<(), StoreError> {
-        bulk::put_rows(&mut self.connection, pipeline, rows)
+    fn put_rows(&mut self, pipeline: &str, revision: u64, rows: &[RowImage]) -> Result<(), StoreError> {
+        bulk::put_rows(&mut self.connection, pipeline, revision, rows)
     }
 
     fn put_panes(&mut self, pipeline: &str, panes: &[PaneImage]) -> Result<(), StoreError> {
@@ -180,10 +213,6 @@ impl Session for PostgresSession {
 
     fn prune_letters(&mut self, before: i64) -> Result<u64, StoreError> {
         plain::prune_letters(&mut self.connection, before)
-    }
-
-    fn revision(&mut self, pipeline: &str) -> Result<i64, StoreError> {
-        plain::revision(&mut self.connection, pipeline)
     }
 
     fn stored(&mut self, pipeline: &str, keys: &[Key]) -> Result<Vec<Option<Stored>>, StoreError> {

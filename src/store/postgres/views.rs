@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::connection::Connection;
 use crate::config::ColumnType;
 use crate::store::begin::hex;
-use crate::store::names::{empty_values, identifier, literal, now_name, select_list, watermark};
+use crate::store::names::{empty_values, identifier, kept_upto, literal, now_name, select_list, watermark};
 use crate::store::{Column, Definition, StoreError};
 
 #[derive(QueryableByName)]
@@ -53,6 +53,25 @@ pub(super) fn ensure(connection: &mut Connection, schema: &str, definition: &dyn
     Ok(())
 }
 
+/// Takes both views away, where they are the pipeline's.
+pub(super) fn remove(connection: &mut Connection, schema: &str, pipeline: &str) -> Result<(), StoreError> {
+    for name in [pipeline.to_owned(), now_name(pipeline)] {
+        let ours: Option<Object> = sql_query(
+            "SELECT 'view' AS kind, obj_description(c.oid, 'pg_class') AS comment \
+             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind = 'v'",
+        )
+        .bind::<Text, _>(schema)
+        .bind::<Text, _>(&name)
+        .get_result(connection)
+        .optional()?;
+        if ours.is_some_and(|view| view.comment.is_some_and(|comment| comment.starts_with(&marker(pipeline)))) {
+            sql_query(format!("DROP VIEW {}", identifier(&name))).execute(connection)?;
+        }
+    }
+    Ok(())
+}
+
 /// By this a view is known for the pipeline's.
 fn marker(pipeline: &str) -> String {
     format!("made by tidemill for pipeline {pipeline}: ")
@@ -71,10 +90,11 @@ fn view(definition: &dyn Definition) -> String {
 fn now_view(definition: &dyn Definition) -> String {
     let pipeline = definition.pipeline();
     let whose = literal(pipeline);
-    let watermark = watermark(pipeline);
+    let (watermark, kept) = (watermark(pipeline), kept_upto(pipeline));
     let next = format!(
         "SELECT min(window_end) FROM window_results\n    \
-         WHERE pipeline = {whose} AND window_end > {watermark} AND window_start <= {watermark}"
+         WHERE pipeline = {whose} AND window_end > {watermark} AND window_start <= {watermark}\n    \
+         AND window_end > coalesce({kept}, window_end - 1)"
     );
     let mut source = format!(
         "  SELECT window_start, window_end, partial, other, revised_at, group_values, result_values\n  \

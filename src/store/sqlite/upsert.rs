@@ -13,6 +13,7 @@ use crate::store::image::{PaneImage, RowImage};
 /// Makes the row of a group in a window, or replaces it.
 pub(super) struct UpsertRow<'a> {
     pub(super) pipeline: &'a str,
+    pub(super) revision: i64,
     pub(super) row: &'a RowImage,
 }
 
@@ -21,7 +22,7 @@ impl QueryFragment<Sqlite> for UpsertRow<'_> {
         let row = self.row;
         out.push_sql(
             "INSERT INTO window_results (pipeline, window_start, window_end, group_hash, group_key, group_values, \
-             result_values, events, partial, revised_at, state) VALUES (",
+             result_values, events, partial, revised_at, state, revision) VALUES (",
         );
         out.push_bind_param::<Text, _>(self.pipeline)?;
         out.push_sql(", ");
@@ -44,10 +45,13 @@ impl QueryFragment<Sqlite> for UpsertRow<'_> {
         out.push_bind_param::<Nullable<BigInt>, _>(&row.revised_at)?;
         out.push_sql(", ");
         out.push_bind_param::<Binary, _>(&row.state)?;
+        out.push_sql(", ");
+        out.push_bind_param::<BigInt, _>(&self.revision)?;
         out.push_sql(
             ") ON CONFLICT (pipeline, window_start, window_end, group_hash) DO UPDATE SET \
              group_values = excluded.group_values, result_values = excluded.result_values, events = excluded.events, \
-             partial = excluded.partial, revised_at = excluded.revised_at, state = excluded.state",
+             partial = excluded.partial, revised_at = excluded.revised_at, state = excluded.state, \
+             revision = excluded.revision",
         );
         Ok(())
     }

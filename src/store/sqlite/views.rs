@@ -8,7 +8,7 @@ use diesel::sql_query;
 use diesel::sql_types::{Nullable, Text};
 
 use crate::config::ColumnType;
-use crate::store::names::{empty_values, identifier, literal, now_name, select_list, watermark};
+use crate::store::names::{empty_values, identifier, kept_upto, literal, now_name, select_list, watermark};
 use crate::store::{Column, Definition, StoreError};
 
 #[derive(QueryableByName)]
@@ -50,6 +50,22 @@ pub(super) fn ensure(connection: &mut SqliteConnection, definition: &dyn Definit
     Ok(())
 }
 
+/// Takes both views away, where they are the pipeline's.
+pub(super) fn remove(connection: &mut SqliteConnection, pipeline: &str) -> Result<(), StoreError> {
+    for name in [pipeline.to_owned(), now_name(pipeline)] {
+        let ours: Option<Object> = sql_query(
+            "SELECT name, type AS kind, sql AS text FROM sqlite_master WHERE type = 'view' AND name = ? LIMIT 1",
+        )
+        .bind::<Text, _>(&name)
+        .get_result(connection)
+        .optional()?;
+        if ours.is_some_and(|view| view.text.is_some_and(|text| text.contains(&marker(pipeline)))) {
+            sql_query(format!("DROP VIEW {}", identifier(&name))).execute(connection)?;
+        }
+    }
+    Ok(())
+}
+
 /// By this a view is known for the pipeline's.
 fn marker(pipeline: &str) -> String {
     format!("/* made by tidemill for pipeline {pipeline} */")
@@ -69,11 +85,12 @@ fn view(definition: &dyn Definition) -> String {
 fn now_view(definition: &dyn Definition) -> String {
     let pipeline = definition.pipeline();
     let whose = literal(pipeline);
-    let watermark = watermark(pipeline);
+    let (watermark, kept) = (watermark(pipeline), kept_upto(pipeline));
     // The plus keeps SQLite from walking all windows that have begun, which are all there ever were.
     let next = format!(
         "SELECT min(window_end) FROM window_results\n    \
-         WHERE pipeline = {whose} AND window_end > {watermark} AND +window_start <= {watermark}"
+         WHERE pipeline = {whose} AND window_end > {watermark} AND +window_start <= {watermark}\n    \
+         AND window_end > coalesce({kept}, window_end - 1)"
     );
     let mut source = format!(
         "  SELECT window_start, window_end, partial, other, revised_at, group_values, result_values\n  \

@@ -7,7 +7,9 @@ use serde_json::json;
 
 use super::support::*;
 use crate::config::StoreUrl;
-use crate::store::{Checkpoint, Query, Store, StoreError};
+use crate::store::{
+    Beginning, Checkpoint, Course, Flushed, LetterFilter, Query, Registered, Replay, Store, StoreError,
+};
 
 on_both! {
     async fn a_pipeline_begins_with_its_checkpoint_its_open_rows_and_its_panes(bench: Bench) {
@@ -54,17 +56,16 @@ on_both! {
 }
 
 on_both! {
-    async fn a_definition_that_differs_is_refused_and_takes_no_fence(bench: Bench) {
+    async fn a_pipeline_is_registered_once_as_it_was_defined(bench: Bench) {
         let hits = by_path("hits");
         let fence = bench.begin(&hits).await.fence;
-        let mut changed = hits.clone();
-        changed.json = json!({"name": "hits", "window": "1m"});
-        let refused = bench.store.begin(Arc::new(changed), "web", anyone()).await.unwrap_err();
-        assert!(
-            matches!(&refused, StoreError::Refused(why) if why.contains("not available yet: use a new name")),
-            "{refused}"
-        );
         bench.flush(&hits, fence, vec![], at(1, 1)).await.unwrap();
+        let mut reordered = hits.clone();
+        reordered.json = json!({"name": "hits", "of": "another file"});
+        let again = bench.begin(&reordered).await;
+        assert_eq!((again.definition, again.revision), (json!({"name": "hits"}), 1), "it goes on as it is");
+        let [known] = bench.store.registered().await.unwrap().try_into().unwrap();
+        assert_eq!((known.name.as_str(), known.revision, known.checkpoint.position), ("hits", 1, 1));
         let now = crate::clock::Clock::system().wall_ms();
         let stored = format!(
             "SELECT name || definition || revision || length(definition_hash) FROM pipelines \
@@ -214,9 +215,107 @@ on_both! {
         let hits = by_path("hits");
         let fence = bench.begin(&hits).await.fence;
         bench.flush(&hits, fence, vec![], at(7, 1)).await.unwrap();
-        let admit = Box::new(|checkpoint: &Checkpoint| Err(format!("not behind {}", checkpoint.position)));
+        let admit = Box::new(|_: Option<&Registered>, checkpoint: &Checkpoint| Err(format!("not behind {}", checkpoint.position)));
         let refused = bench.store.begin(Arc::new(hits.clone()), "web", admit).await.unwrap_err();
         assert_eq!(refused, StoreError::Refused("not behind 7".to_owned()));
         bench.flush(&hits, fence, vec![], at(8, 1)).await.unwrap();
+    }
+
+    async fn an_amended_definition_counts_from_there_on(bench: Bench) {
+        let mut hits = by_path("hits");
+        let of = |names: &[&str]| {
+            let aggregates: Vec<_> = names.iter().map(|name| json!({"name": name})).collect();
+            json!({"aggregates": aggregates})
+        };
+        hits.json = of(&["views", "bytes"]);
+        let fence = bench.begin(&hits).await.fence;
+        bench.flush(&hits, fence, vec![row(100, "/a", 1, 1), pane(150, "/a", 1)], at(7, 100)).await.unwrap();
+        let amended = of(&["views", "bytes", "more"]);
+        let course = Course::Amend(amended.clone());
+        let snapshot = bench.store.begin(Arc::new(hits.clone()), "web", as_told(course)).await.unwrap();
+        assert_eq!((snapshot.checkpoint.position, snapshot.revision, snapshot.open.len()), (7, 1, 2));
+        assert_eq!(snapshot.definition, amended);
+        assert_eq!(snapshot.added, [("more".to_owned(), 151)].into(), "whatever began before has none of it");
+        let again = bench.begin(&hits).await;
+        assert_eq!((again.definition, again.added), (amended, snapshot.added), "and stays so");
+    }
+
+    async fn a_new_revision_begins_with_its_first_commit(bench: Bench) {
+        let (mut hits, other) = (by_path("hits"), by_path("other"));
+        let fence = bench.begin(&hits).await.fence;
+        let closed = [row(0, "/a", 1, 1), row(100, "/a", 2, 2), row(200, "/a", 3, 3), pane(200, "/a", 3)];
+        let letters = [letter(2, b"x", "old"), letter(5, b"x", "again")];
+        bench.flush(&hits, fence, closed.into_iter().chain(letters).collect(), at(7, 250)).await.unwrap();
+        let filter = LetterFilter { pipeline: Some("hits".to_owned()), ..LetterFilter::default() };
+        let replay = Replay { stream: "web".to_owned(), filter, positions: None, fence, behind: 0, limit: 9 };
+        assert_eq!(bench.store.replay_letters(replay).await, Ok(Some(2)));
+        let other_fence = bench.begin(&other).await.fence;
+        bench.flush(&other, other_fence, vec![row(200, "/o", 1, 1), letter(5, b"x", "why")], at(7, 250)).await.unwrap();
+
+        hits.json = json!({"name": "hits", "window": "other"});
+        let course = || Course::Revise(Beginning { position: 3, kept_upto: Some(200) });
+        let revise = async || bench.store.begin(Arc::new(hits.clone()), "web", as_told(course())).await.unwrap();
+        let rows = || bench.ask_rows(&["window_start", "revision", "events"], "window_results WHERE pipeline = 'hits'");
+        let before = (rows(), bench.rows("hits").await);
+        revise().await;
+        assert_eq!((rows(), bench.rows("hits").await), before, "until then the one before is whole");
+        // It never came to a commit; the next start begins anew, too.
+        let snapshot = revise().await;
+        assert_eq!((snapshot.checkpoint.position, snapshot.checkpoint.watermark), (3, None));
+        assert_eq!((snapshot.revision, snapshot.open.len(), snapshot.kept), (2, 0, Some((200, 7))));
+        let (chunks, mut flush, answer) = a_flush(&hits, snapshot.fence, ROOMY);
+        (flush.revision, flush.revise) = (snapshot.revision, snapshot.revise);
+        bench.store.flush(flush);
+        let changes = vec![row(300, "/new", 9, 9), letter(6, b"x", "new")];
+        chunks.send(crate::store::Chunk::Changes(changes, Box::new(()))).unwrap();
+        chunks.send(crate::store::Chunk::Finish(at(9, 40))).unwrap();
+        assert_eq!(answer.await.unwrap(), Ok(Flushed { rows: 1, letters: 1, ..Flushed::default() }));
+        assert_eq!(rows(), "0|1|1; 100|1|2; 300|2|9", "200 was open");
+        assert_eq!(bench.ask("SELECT count(*) FROM pane_states"), "0");
+        let letters = bench.ask_rows(&["position", "replay_number"], "dead_letters WHERE pipeline = 'hits'");
+        assert_eq!(letters, "2|; 6|", "5 is read again, and what was on its way is free");
+        assert_eq!(bench.ask("SELECT count(*) FROM dead_letters WHERE pipeline = 'other'"), "1");
+        let closed: Vec<_> = bench.rows("hits").await.iter().map(|row| (row[2].clone(), row[3].clone())).collect();
+        let expected = [(300, false), (100, true), (0, true)].map(|(start, closed)| (json!(start), json!(closed)));
+        assert_eq!(closed, expected, "rows of the older revision are closed, although the watermark begins anew");
+        let now = bench.store.rows("hits", Query { now: true, limit: 9, ..Query::default() }).await.unwrap();
+        assert_eq!(now.rows.len(), 0, "and none of them is the one next to close");
+        let again = bench.begin(&hits).await;
+        assert_eq!((again.revision, again.kept, again.revise), (2, Some((200, 7)), None));
+        assert_eq!(again.open.len(), 1, "the older rows' states are of another definition");
+    }
+
+    async fn a_pipeline_may_go_on_in_another_journal(bench: Bench) {
+        let hits = by_path("hits");
+        let fence = bench.begin(&hits).await.fence;
+        let before = Checkpoint { journal_id: 5, first_position: 1, ..at(7, 250) };
+        let changes = vec![row(200, "/a", 1, 1), letter(1, b"x", "old"), letter(5, b"x", "old")];
+        bench.flush(&hits, fence, changes, before).await.unwrap();
+        let course = Course::Adopt { journal_id: 6, position: 2 };
+        let snapshot = bench.store.begin(Arc::new(hits.clone()), "web", as_told(course)).await.unwrap();
+        let now = Checkpoint { journal_id: 6, position: 2, first_position: 0, ..before };
+        assert_eq!((snapshot.checkpoint, snapshot.open.len()), (now, 1));
+        assert_eq!(bench.ask_rows(&["position"], "dead_letters"), "1", "positions behind it come anew");
+        assert_eq!(bench.begin(&hits).await.checkpoint, now);
+    }
+
+    async fn a_pipeline_that_is_dropped_leaves_nothing(bench: Bench) {
+        for name in ["hits", "other"] {
+            let hits = by_path(name);
+            let fence = bench.begin(&hits).await.fence;
+            let changes = vec![row(200, "/a", 1, 1), pane(200, "/a", 1), letter(1, b"x", "old")];
+            bench.flush(&hits, fence, changes, at(7, 250)).await.unwrap();
+        }
+        bench.store.drop_pipeline("hits").await.unwrap();
+        for table in ["window_results", "pane_states", "dead_letters", "checkpoints"] {
+            assert_eq!(bench.ask_rows(&["pipeline"], table), "other", "{table}");
+        }
+        assert_eq!(bench.ask_rows(&["name"], "pipelines"), "other");
+        bench.execute("CREATE TABLE hits (x int)");
+        bench.execute("CREATE TABLE hits_now (x int)");
+        assert_eq!(bench.rows("other").await.len(), 1);
+        // What has the name of its view now is somebody else's.
+        bench.store.drop_pipeline("hits").await.unwrap();
+        assert_eq!(bench.ask("SELECT count(*) FROM hits"), "0");
     }
 }

@@ -11,3 +11,10 @@ ALTER TABLE checkpoints ADD COLUMN letter_bytes INTEGER NOT NULL DEFAULT 0;     
 ALTER TABLE checkpoints ADD COLUMN letters_discarded INTEGER NOT NULL DEFAULT 0;   -- counted, but beyond the limit
 UPDATE checkpoints SET letter_bytes = coalesce(
     (SELECT sum(length(line) + 200) FROM dead_letters WHERE dead_letters.pipeline = checkpoints.pipeline), 0);
+
+-- Pipelines whose definition has changed.
+
+ALTER TABLE pipelines ADD COLUMN added TEXT NOT NULL DEFAULT '{}';  -- aggregates that were added: windows that begin before
+                                                               -- this (unix ms) have none of them
+ALTER TABLE checkpoints ADD COLUMN kept_upto INTEGER;             -- windows that end until then are of an older revision
+ALTER TABLE checkpoints ADD COLUMN kept_position INTEGER NOT NULL DEFAULT 0;  -- where that one had come to
