@@ -40,7 +40,7 @@ fn send(daemon: &Daemon, lines: &[String]) {
 }
 
 fn rows(mill: &Mill, columns: &str) -> Vec<String> {
-    let minute = format!("(window_start_ms - {BEGIN}) / {MINUTE}");
+    let minute = format!("((window_start_ms - {BEGIN}) / {MINUTE})");
     mill.sql(&format!(
         "SELECT {minute} || ' ' || path || ' ' || {columns} AS r FROM hits ORDER BY window_start_ms, path"
     ))

@@ -261,6 +261,7 @@ fn letters_whose_replay_is_skipped_are_free_again() {
     let (status, answer) = daemon.order("hits", "skip", "{\"to\": \"end\"}");
     assert!(status == 200 || done == 10, "{answer}");
     assert_eq!(daemon.order("hits", "resume", "").0, 200);
+    wait_until("it to run", || (daemon.pipeline("hits")["state"] == "running").then_some(()));
     let (status, answer) = replay(&daemon, json!({"pipeline": "hits"}));
     assert_eq!((status, &answer["replays"][0]["letters"]), (202, &json!(50 - done)), "{answer}");
     wait_for_replay(&daemon, "hits");

@@ -1,0 +1,122 @@
+//! What the edges hold of a stream and of a pipeline.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use super::mailbox::Outlet;
+use super::messages::{Body, Claim, Lines, Sync};
+use super::orders::{Order, OrderError, Orders, Standing, Verb};
+use super::recent::Recent;
+use super::replay::{Replays, Wanted};
+use super::stats::{PipelineStats, StreamStats};
+use crate::clock::Clock;
+use crate::config::StreamConfig;
+use crate::event::{Decoder, Position};
+use crate::store::{Query, ResultRows, Store, StoreError};
+
+/// What an input needs of a stream.
+#[derive(Clone)]
+pub struct StreamHandle {
+    /// Its config.
+    pub config: Arc<StreamConfig>,
+    /// Where lines go.
+    pub lines: Outlet<Lines>,
+    /// Where HTTP bodies go.
+    pub bodies: Outlet<Body>,
+    /// Where questions about their end go.
+    pub sync: Outlet<Sync>,
+    /// Where producers name themselves.
+    pub claim: Outlet<Claim>,
+    /// Decodes its lines.
+    pub decoder: Decoder,
+    /// Its counters.
+    pub stats: Arc<StreamStats>,
+    /// The arbiter of its connections.
+    pub arbiter: actix::ArbiterHandle,
+    /// What paces.
+    pub clock: Clock,
+    pub(super) head: watch::Receiver<Position>,
+}
+
+/// What a reader needs of a pipeline.
+#[derive(Clone)]
+pub struct PipelineHandle {
+    name: Arc<str>,
+    store: Store,
+    committed: watch::Receiver<Position>,
+    stats: Arc<PipelineStats>,
+    head: watch::Receiver<Position>,
+    orders: Orders,
+    replays: Replays,
+}
+
+impl PipelineHandle {
+    /// A pipeline's handle, and where its keeper hears orders.
+    pub(super) fn new(
+        store: &Store,
+        committed: watch::Receiver<Position>,
+        stats: &Arc<PipelineStats>,
+        recent: &Recent,
+        replays: &Replays,
+    ) -> (Self, mpsc::Receiver<Order>) {
+        let (orders, taken) = Orders::new();
+        let (name, store, head, replays) = (stats.name.as_str().into(), store.clone(), recent.head(), replays.clone());
+        (Self { name, store, committed, stats: stats.clone(), head, orders, replays }, taken)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Rows of its view.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn rows(&self, query: Query) -> Result<ResultRows, StoreError> {
+        self.store.rows(&self.name, query).await
+    }
+
+    /// The position of its last commit, as it changes.
+    pub fn committed(&self) -> watch::Receiver<Position> {
+        self.committed.clone()
+    }
+
+    /// Pauses it, lets it go on, or skips events.
+    ///
+    /// # Errors
+    /// Where its state forbids it, the position is none to skip to, or the store does not answer.
+    pub async fn order(&self, verb: Verb) -> Result<Standing, OrderError> {
+        self.orders.give(verb).await
+    }
+
+    /// Puts letters of it under replay; how many.
+    ///
+    /// # Errors
+    /// Where it does not run, a replay is under way, or the store does not answer.
+    pub async fn replay(&self, wanted: Wanted) -> Result<u64, OrderError> {
+        self.replays.start(wanted).await
+    }
+
+    /// Its stream.
+    pub fn stream(&self) -> &str {
+        &self.stats.stream
+    }
+
+    /// Whether it has committed all that its stream has given out; a pipeline that has stopped never will.
+    pub(super) async fn drained(mut self) -> bool {
+        let head = *self.head.borrow();
+        loop {
+            if *self.committed.borrow_and_update() >= head {
+                return true;
+            }
+            if self.stats.inner.lock().state.is_stopped() {
+                return false;
+            }
+            if self.committed.changed().await.is_err() {
+                return false;
+            }
+        }
+    }
+}
