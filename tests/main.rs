@@ -18,4 +18,5 @@ mod operate;
 mod ownership;
 mod postgres;
 mod protocol;
+mod raw_events;
 mod tidy;

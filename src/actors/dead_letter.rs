@@ -1,4 +1,4 @@
-//! DeadLetter, one a pipeline generation. Owns the letters of open epochs. Takes letters from stage and windows, and a
+//! DeadLetter, one a pipeline generation. Owns the letters (and an intake's raw events) of open epochs. Takes letters from stage and windows, and a
 //! barrier of each; when it has them all, no letter of that epoch can follow, and it sends the letters to Flush.
 
 use std::collections::BTreeMap;
@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use actix::{Actor, ActorFutureExt, AtomicResponse, Context, Handler, WrapFuture};
 
 use super::guard::Guard;
-use super::mailbox::{Inlet, Outlet, Parcel};
+use super::mailbox::{Inlet, Outlet, Parcel, Weighed};
 use super::messages::{Barrier, Changes, Letters, Share, WindowBarrier, change_weight};
 use super::stats::ActorStats;
-use crate::event::Letter;
+use crate::event::{Letter, RawEvents};
 use crate::limits::BATCH_BYTES_MAX;
 use crate::store::Change;
 
@@ -21,6 +21,8 @@ pub struct DeadLetter {
     flush: Outlet<Changes>,
     /// Letters that are not committed, by epoch.
     letters: BTreeMap<u64, Vec<Letter>>,
+    /// The same of raw events.
+    raw: BTreeMap<u64, Vec<Arc<RawEvents>>>,
     /// Of the epoch that is being aligned: barriers that have come, and the stage's, which comes first or in between.
     aligned: usize,
     /// Bytes that wait for a commit, of the whole pipeline; Flush takes off what it has committed.
@@ -39,8 +41,8 @@ impl DeadLetter {
         guard: Guard,
         inlets: Vec<Inlet>,
     ) -> Self {
-        let letters = BTreeMap::new();
-        Self { windows, flush, letters, aligned: 0, open_bytes, stats, _guard: guard, _inlets: inlets }
+        let (letters, raw) = (BTreeMap::new(), BTreeMap::new());
+        Self { windows, flush, letters, raw, aligned: 0, open_bytes, stats, _guard: guard, _inlets: inlets }
     }
 
     /// One more barrier has come. The pieces for Flush, when it was the last.
@@ -51,11 +53,13 @@ impl DeadLetter {
         }
         self.aligned = 0;
         self.letters = self.letters.split_off(&(barrier.committed + 1));
+        self.raw = self.raw.split_off(&(barrier.committed + 1));
         let part = self.windows;
         let (mut pieces, mut changes, mut bytes) = (Vec::new(), Vec::new(), 0);
         // Letters of later epochs may be here already: a window that is ahead of another sends them.
-        for letter in self.letters.range(..=barrier.epoch).flat_map(|(_, letters)| letters) {
-            let change = Change::Letter(letter.clone());
+        let letters = self.letters.range(..=barrier.epoch).flat_map(|(_, letters)| letters);
+        let raw = self.raw.range(..=barrier.epoch).flat_map(|(_, raw)| raw);
+        for change in letters.cloned().map(Change::Letter).chain(raw.cloned().map(Change::Raw)) {
             bytes += change_weight(&change);
             changes.push(change);
             if bytes >= BATCH_BYTES_MAX {
@@ -98,10 +102,13 @@ impl Handler<Parcel<Letters>> for DeadLetter {
     type Result = ();
 
     fn handle(&mut self, parcel: Parcel<Letters>, _: &mut Context<Self>) {
-        let Letters { letters, epoch } = parcel.message;
-        let bytes: usize = letters.iter().map(Letter::weight).sum();
+        let bytes = parcel.message.weight();
+        let Letters { letters, raw, epoch } = parcel.message;
         self.open_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.stats.handled(letters.len() as u64, std::time::Duration::ZERO);
+        if let Some(raw) = raw {
+            self.raw.entry(epoch).or_default().push(raw);
+        }
         self.letters.entry(epoch).or_default().extend(letters);
     }
 }

@@ -154,7 +154,12 @@ impl Work {
         if last.is_some() {
             open.shares[part] = last;
         }
-        let letter_bytes = |change: &Change| if let Change::Letter(letter) = change { letter.weight() } else { 0 };
+        // What DeadLetter counted when it took them.
+        let letter_bytes = |change: &Change| match change {
+            Change::Letter(letter) => letter.weight(),
+            Change::Raw(raw) => raw.weight(),
+            _ => 0,
+        };
         open.letter_bytes += changes.iter().map(letter_bytes).sum::<usize>() as u64;
         match &open.transaction {
             // Where the store has given up already, the rest of the epoch is of no use.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 
 use super::mailbox::Weighed;
-use crate::event::{Account, Batch, Decoded, Letter, Origin, Position};
+use crate::event::{Account, Batch, Decoded, Letter, Origin, Position, RawEvents};
 use crate::store::{Change, Checkpoint};
 use crate::window::{FirstRecord, Rows};
 
@@ -157,11 +157,13 @@ pub struct Barrier {
 #[derive(Debug)]
 pub struct WindowBarrier(pub Barrier);
 
-/// Stage, Window → DeadLetter: events that failed.
+/// Stage, Window → DeadLetter: events that failed, and those that are kept as they came.
 #[derive(Debug)]
 pub struct Letters {
     /// The letters.
     pub letters: Vec<Letter>,
+    /// Of an intake that keeps them.
+    pub raw: Option<Arc<RawEvents>>,
     /// The epoch that they belong to.
     pub epoch: u64,
 }
@@ -267,7 +269,7 @@ impl Weighed for WindowBarrier {
 
 impl Weighed for Letters {
     fn weight(&self) -> usize {
-        self.letters.iter().map(Letter::weight).sum()
+        self.letters.iter().map(Letter::weight).sum::<usize>() + self.raw.as_ref().map_or(0, |raw| raw.weight())
     }
 }
 
@@ -286,5 +288,6 @@ pub fn change_weight(change: &Change) -> usize {
             | Change::Pane { group, state, .. } => group.len() + state.capacity(),
             Change::PanesBefore(_) => 0,
             Change::Letter(letter) => letter.weight(),
+            Change::Raw(raw) => raw.weight(),
         }
 }

@@ -15,7 +15,7 @@ use super::orders::{Order, OrderError, Reply, Verb, grows};
 use super::recent::Recent;
 use super::stats::{PipelineState, PipelineStats, StatsRegistry};
 use crate::clock::Clock;
-use crate::config::PipelineConfig;
+use crate::config::{PipelineConfig, RawEventsConfig};
 use crate::event::{Fields, Position, PositionRange};
 use crate::journal::Journal;
 use crate::pipeline::StageRegistry;
@@ -36,6 +36,8 @@ pub struct Pipeline {
     /// `None` for a stream's intake.
     pub config: Option<Arc<PipelineConfig>>,
     pub stream: String,
+    /// Of the stream; its intake's business.
+    pub raw_events: Option<RawEventsConfig>,
     pub windows: usize,
     pub flush_every: Duration,
     pub fields: Arc<Fields>,

@@ -8,6 +8,7 @@ mod field;
 mod json;
 mod letter;
 mod position;
+mod raw;
 mod shape;
 #[cfg(test)]
 mod tests;
@@ -21,5 +22,6 @@ pub use decode::{DecodeError, Decoder, behind_lines, decodable, piece_end};
 pub use field::{Field, Fields, Step};
 pub use letter::{Letter, LetterKind};
 pub use position::{Position, PositionError, PositionRange};
+pub use raw::{RawEvent, RawEvents};
 pub use time::{TIME_MAX_MS, TIME_MIN_MS, TimeUnit, format_utc, parse_time_text, time_from_value};
 pub use value::{Row, Value};

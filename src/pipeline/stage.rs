@@ -9,8 +9,8 @@ use super::input::{excerpt, input};
 use crate::clock::Clock;
 use crate::config::{PipelineConfig, SlotSource, StageConfig};
 use crate::event::{
-    Account, Batch, Fault, Field, Fields, Letter, LetterKind, Position, PositionError, PositionRange, Row, Span, Value,
-    format_utc, time_from_value,
+    Account, Batch, Fault, Field, Fields, Letter, LetterKind, Position, PositionError, PositionRange, RawEvents, Row,
+    Span, Value, format_utc, time_from_value,
 };
 use crate::expr::ExprError;
 use crate::limits::{GROUP_KEY_BYTES_MAX, OUTPUTS_PER_EVENT_MAX};
@@ -29,6 +29,8 @@ pub struct Staged {
     pub rows: Vec<Rows>,
     /// Events that failed.
     pub letters: Vec<Letter>,
+    /// Events that are kept as they came.
+    pub raw: Option<Arc<RawEvents>>,
 }
 
 /// The stages, the watermark and the fan-out of one pipeline.
@@ -130,7 +132,7 @@ impl StageOperator {
     /// Where the batch does not follow the one before.
     pub fn apply(&mut self, batch: &Arc<Batch>) -> Result<Staged, PositionError> {
         self.range.extend(batch.range)?;
-        let mut staged = Staged { rows: self.empty_rows(batch), letters: Vec::new() };
+        let mut staged = Staged { rows: self.empty_rows(batch), letters: Vec::new(), raw: None };
         if let Some(silence_ms) = batch.silence_ms {
             self.watermark.tick(silence_ms);
         }

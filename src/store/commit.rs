@@ -1,4 +1,4 @@
-//! One flush: fence, rows, panes, letters, corrections, account and checkpoint in one transaction.
+//! One flush: fence, rows, panes, letters, raw events, corrections, account and checkpoint in one transaction.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -9,10 +9,12 @@ use crossbeam_channel::Receiver;
 use super::image::{Key, PaneImage, RowImage, Shape};
 use super::session::{Session, Stored};
 use super::{Change, Checkpoint, Chunk, Definition, Fence, Flushed, StateBytes, StoreError};
-use crate::event::Letter;
+use crate::event::{Letter, RawEvents};
 
 /// Corrections that are read, merged and written at once.
 const CORRECTIONS_AT_ONCE: usize = 1_000;
+/// Old raw events that are deleted behind a flush, besides twice as many as it has written.
+const RAW_PRUNED_AT_ONCE: u64 = 10_000;
 
 /// What a flush would have done, and the number of its commit: by it the row tells afterwards whether it was done.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +65,18 @@ pub(super) fn settle(
     Ok((session.commits(pipeline)? >= attempt.number).then_some(attempt.flushed))
 }
 
+/// After a flush, and no part of it: raw events that are older than they stay, by the newest of the flush, go. Whoever
+/// sends so many can have twice as many and some more deleted, so that they do not pile up.
+pub(super) fn prune(
+    session: &mut impl Session,
+    stream: &str,
+    flushed: Flushed,
+    retain_ms: i64,
+) -> Result<(), StoreError> {
+    let Some(newest) = flushed.raw_time else { return Ok(()) };
+    session.prune_raw(stream, newest.saturating_sub(retain_ms), 2 * flushed.raw_events + RAW_PRUNED_AT_ONCE)
+}
+
 fn check_account(pipeline: &str, checkpoint: &Checkpoint) -> Result<(), StoreError> {
     checkpoint.account.check().map_err(|(taken, ended)| {
         StoreError::Refused(format!(
@@ -97,6 +111,7 @@ struct Pending {
     rows: HashMap<Key, RowImage>,
     panes: HashMap<(i64, [u8; 16]), PaneImage>,
     letters: Vec<Letter>,
+    raw: Vec<Arc<RawEvents>>,
 }
 
 impl<S: Session> Writer<'_, S> {
@@ -136,12 +151,13 @@ impl<S: Session> Writer<'_, S> {
                 self.session.delete_panes(self.pipeline, before)?;
             }
             Change::Letter(letter) => pending.letters.push(letter),
+            Change::Raw(raw) => pending.raw.push(raw),
         }
         Ok(())
     }
 
     fn put(&mut self, pending: Pending) -> Result<(), StoreError> {
-        let Pending { rows, panes, letters } = pending;
+        let Pending { rows, panes, letters, raw } = pending;
         if !rows.is_empty() {
             self.put_rows(&rows.into_values().collect::<Vec<_>>())?;
         }
@@ -150,6 +166,11 @@ impl<S: Session> Writer<'_, S> {
         }
         if !letters.is_empty() {
             self.flushed.letters += self.session.put_letters(self.stream, self.pipeline, &letters)?;
+        }
+        if !raw.is_empty() {
+            self.session.put_raw(self.stream, &raw)?;
+            self.flushed.raw_events += raw.iter().map(|raw| raw.events.len() as u64).sum::<u64>();
+            self.flushed.raw_time = self.flushed.raw_time.max(raw.iter().map(|raw| raw.ingest_time).max());
         }
         Ok(())
     }

@@ -202,6 +202,12 @@ fn write_all<D: Database>(mut line: Line<D>, jobs: &Receiver<Job>) {
                     (flushed, _) => flushed,
                 };
                 let failed = flushed.is_err();
+                if let (Ok(flushed), Some(retain_ms)) = (&flushed, definition.raw_retain_ms()) {
+                    // Committed is committed: what cannot be deleted now is tried again behind the next flush.
+                    let pruned = line.run(|session| commit::prune(session, &stream, *flushed, retain_ms));
+                    let failed = |error| log::warn!("stream {stream}: old raw events could not be deleted: {error}");
+                    pruned.unwrap_or_else(failed);
+                }
                 answer(reply, flushed);
                 if failed {
                     // What is in the channel holds credit, which a channel without a receiver would keep: whoever still

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use crossbeam_channel::Receiver;
 use tokio::sync::oneshot;
 
-use crate::event::{Account, Letter, Position};
+use crate::event::{Account, Letter, Position, RawEvents};
 
 pub use error::StoreError;
 pub use handle::Store;
@@ -61,6 +61,10 @@ pub trait Definition: Send + Sync {
     fn group(&self, key: &[u8]) -> Result<serde_json::Value, String>;
     /// The definition as JSON, secrets masked.
     fn definition(&self) -> &serde_json::Value;
+    /// How long a stream's raw events stay, ms by their ingest time; of its intake, where it keeps them.
+    fn raw_retain_ms(&self) -> Option<i64> {
+        None
+    }
 }
 
 /// A column of a pipeline's view.
@@ -116,6 +120,8 @@ pub enum Change {
     PanesBefore(i64),
     /// A dead letter.
     Letter(Letter),
+    /// Events as they came, of a stream that keeps them.
+    Raw(Arc<RawEvents>),
 }
 
 /// Up to where a pipeline's effects are in the store.
@@ -192,6 +198,10 @@ pub struct Flushed {
     pub rows: u64,
     /// Letters written.
     pub letters: u64,
+    /// Raw events written.
+    pub raw_events: u64,
+    /// The greatest ingest time among them, unix ms.
+    pub raw_time: Option<i64>,
 }
 
 /// Which rows of a pipeline's view to read.

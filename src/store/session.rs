@@ -7,7 +7,7 @@ use super::{
     Change, Checkpoint, Definition, Fence, LetterFilter, LetterId, LetterReason, Query, ResultRows, StateBytes,
     StoreError, StoredLetter,
 };
-use crate::event::Letter;
+use crate::event::{Letter, RawEvents};
 
 /// Whether a connection may write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,6 +72,11 @@ pub(super) trait Session {
     fn delete_panes(&mut self, pipeline: &str, before: i64) -> Result<(), StoreError>;
     /// Writes letters; a line is one letter at most: what is there already is this one. How many were new.
     fn put_letters(&mut self, stream: &str, pipeline: &str, letters: &[Letter]) -> Result<u64, StoreError>;
+    /// Writes raw events; one that is there already is this one.
+    fn put_raw(&mut self, stream: &str, raw: &[Arc<RawEvents>]) -> Result<(), StoreError>;
+    /// Outside of any transaction: deletes raw events that the journal took before this, the oldest first, at most so
+    /// many (or whole days).
+    fn prune_raw(&mut self, stream: &str, before: i64, at_most: u64) -> Result<(), StoreError>;
     /// What is stored under these keys, in their order.
     fn stored(&mut self, pipeline: &str, keys: &[Key]) -> Result<Vec<Option<Stored>>, StoreError>;
     /// Writes the checkpoint.

@@ -8,6 +8,7 @@ mod connection;
 mod migrate;
 mod plain;
 mod query;
+mod raw;
 mod sqlstate;
 mod tls;
 mod views;
@@ -25,7 +26,7 @@ use super::{
     StoredLetter,
 };
 use crate::config::PostgresConfig;
-use crate::event::Letter;
+use crate::event::{Letter, RawEvents};
 use crate::limits::LETTER_LINE_SHOWN_BYTES;
 use connection::Connection;
 use sqlstate::LastState;
@@ -53,7 +54,8 @@ impl Database for Postgres {
             let done = migrate::migrate(&mut connection, &self.config.schema, migrate);
             done.map_err(|error| migrate::explained(state.judge(error), &self.config))?;
         }
-        Ok(PostgresSession { connection, state, schema: self.config.schema.clone() })
+        let (database, schema) = (self.clone(), self.config.schema.clone());
+        Ok(PostgresSession { connection, state, schema, database, raw_days: raw::Days::new() })
     }
 }
 
@@ -62,6 +64,8 @@ pub(super) struct PostgresSession {
     connection: Connection,
     state: LastState,
     schema: String,
+    database: Postgres,
+    raw_days: raw::Days,
 }
 
 impl Session for PostgresSession {
@@ -71,6 +75,7 @@ impl Session for PostgresSession {
 
     fn begin(&mut self) -> Result<(), StoreError> {
         self.state.clear();
+        self.raw_days.clear();
         Ok(<Connection as diesel::Connection>::TransactionManager::begin_transaction(&mut self.connection)?)
     }
 
@@ -124,6 +129,14 @@ impl Session for PostgresSession {
 
     fn put_letters(&mut self, stream: &str, pipeline: &str, letters: &[Letter]) -> Result<u64, StoreError> {
         bulk::put_letters(&mut self.connection, stream, pipeline, letters)
+    }
+
+    fn put_raw(&mut self, stream: &str, raw: &[Arc<RawEvents>]) -> Result<(), StoreError> {
+        raw::put(self, stream, raw)
+    }
+
+    fn prune_raw(&mut self, stream: &str, before: i64, _at_most: u64) -> Result<(), StoreError> {
+        raw::prune(self, stream, before)
     }
 
     fn stored(&mut self, pipeline: &str, keys: &[Key]) -> Result<Vec<Option<Stored>>, StoreError> {

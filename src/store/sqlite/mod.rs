@@ -4,10 +4,12 @@ mod connection;
 mod migrate;
 mod plain;
 mod query;
+mod raw;
 mod upsert;
 mod views;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use diesel::connection::{AnsiTransactionManager, TransactionManager};
 use diesel::prelude::*;
@@ -19,7 +21,7 @@ use super::{
     Change, Checkpoint, Definition, Fence, LetterFilter, LetterId, LetterReason, Query, ResultRows, StoreError,
     StoredLetter,
 };
-use crate::event::Letter;
+use crate::event::{Letter, RawEvents};
 use crate::limits::LETTER_LINE_SHOWN_BYTES;
 use upsert::{UpsertPane, UpsertRow};
 
@@ -162,6 +164,14 @@ impl Session for SqliteSession {
                 .execute(&mut self.connection)?;
         }
         Ok(written as u64)
+    }
+
+    fn put_raw(&mut self, stream: &str, raw: &[Arc<RawEvents>]) -> Result<(), StoreError> {
+        raw.iter().try_for_each(|batch| raw::put(&mut self.connection, stream, batch))
+    }
+
+    fn prune_raw(&mut self, stream: &str, before: i64, at_most: u64) -> Result<(), StoreError> {
+        raw::prune(&mut self.connection, stream, before, at_most)
     }
 
     fn stored(&mut self, pipeline: &str, keys: &[Key]) -> Result<Vec<Option<Stored>>, StoreError> {

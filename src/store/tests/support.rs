@@ -26,6 +26,7 @@ pub(super) struct Definitions {
     pub results: Vec<(String, ColumnType)>,
     pub raw: Option<fn(&[u8]) -> Value>,
     pub json: Value,
+    pub raw_retain_ms: Option<i64>,
 }
 
 pub(super) fn by_path(name: &str) -> Definitions {
@@ -35,6 +36,7 @@ pub(super) fn by_path(name: &str) -> Definitions {
         results: vec![("views".to_owned(), ColumnType::BigInt), ("bytes".to_owned(), ColumnType::Numeric)],
         raw: None,
         json: json!({"name": name}),
+        raw_retain_ms: None,
     }
 }
 
@@ -79,6 +81,9 @@ impl Definition for Definitions {
     }
     fn definition(&self) -> &Value {
         &self.json
+    }
+    fn raw_retain_ms(&self) -> Option<i64> {
+        self.raw_retain_ms
     }
 }
 
@@ -217,11 +222,15 @@ pub(super) struct OpenFlush {
 }
 
 pub(super) fn open_flush(store: &Store, definition: &Definitions, fence: Fence) -> OpenFlush {
+    open_flush_of("web", store, definition, fence)
+}
+
+pub(super) fn open_flush_of(stream: &str, store: &Store, definition: &Definitions, fence: Fence) -> OpenFlush {
     let (chunks, receiver) = unbounded();
     let (sender, reply) = oneshot::channel();
     store.flush(Flush {
         definition: Arc::new(definition.clone()),
-        stream: "web".to_owned(),
+        stream: stream.to_owned(),
         fence,
         chunks: receiver,
         reply: sender,
