@@ -169,7 +169,9 @@ async fn postgres_makes_partitions_ahead_and_while_others_write() {
     let fences = [bench.begin(&web).await.fence, bench.begin(&shop).await.fence];
     // This one has written and stays open: the other must not wait for it, and it sees partitions that come later.
     let open = open_flush(&bench.store, &web, fences[0]);
-    open.chunks.send(Chunk::Changes(vec![raw(1, TODAY * DAY, &[b"x"])], Box::new(()))).unwrap();
+    let (credit, written) = std::sync::mpsc::channel::<()>();
+    open.chunks.send(Chunk::Changes(vec![raw(1, TODAY * DAY, &[b"x"])], Box::new(credit))).unwrap();
+    written.recv().unwrap_err();
     for position in 1..3 {
         let other = open_flush_of("shop", &bench.store, &shop, fences[1]);
         let changes = vec![raw(position, (TODAY + position as i64 * 3) * DAY, &[b"y"])];
