@@ -173,6 +173,10 @@ fn open(block: Block, decoder: &Decoder, from: Position) -> Opened {
         Payload::Lines(bytes) => (decoder.decode(bytes.clone()), None, None),
         Payload::Overlong { head, len } => (decoder.overlong(head.clone(), *len), None, Some(*len)),
         Payload::Tick { silence_ms } => (Decoded::default(), Some(*silence_ms), None),
+        Payload::Lost => {
+            log::warn!("positions {} were damaged in the journal: they hold nothing any more", block.range);
+            (Decoded::default(), None, None)
+        }
         Payload::Body { lines, max_line } => {
             let at = behind_lines(lines, before);
             let (lines, max_line) = (lines.clone(), usize::try_from(*max_line).unwrap_or(usize::MAX));
