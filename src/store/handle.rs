@@ -9,8 +9,8 @@ use super::postgres::Postgres;
 use super::session::{Access, Database, Line, Session};
 use super::sqlite::Sqlite;
 use super::{
-    Admit, Definition, Flush, Flushed, LetterFilter, LetterId, LetterReason, Query, ResultRows, Snapshot, StoreError,
-    StoredLetter, begin, commit,
+    Admit, Definition, Examined, Flush, Flushed, LetterFilter, LetterId, LetterReason, Query, ResultRows, Snapshot,
+    StoreError, StoredLetter, begin, commit, examine::examine,
 };
 use crate::config::StoreUrl;
 
@@ -62,8 +62,21 @@ impl Store {
     /// As the store answers.
     pub fn migrate(url: &StoreUrl) -> Result<(), StoreError> {
         match url {
-            StoreUrl::Sqlite(path) => try_out(&Sqlite::new(path)?),
-            StoreUrl::Postgres(config) => try_out(&Postgres::new(config)?),
+            StoreUrl::Sqlite(path) => apart(&Sqlite::new(path)?, migrate_tables),
+            StoreUrl::Postgres(config) => apart(&Postgres::new(config)?, migrate_tables),
+        }
+    }
+
+    /// Looks at tables and checkpoints, and changes nothing.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub fn examine(url: &StoreUrl) -> Result<Examined, StoreError> {
+        match url {
+            // Whoever opens a file makes it.
+            StoreUrl::Sqlite(path) if !path.exists() => Ok(Examined::nothing()),
+            StoreUrl::Sqlite(path) => apart(&Sqlite::new(path)?, examine),
+            StoreUrl::Postgres(config) => apart(&Postgres::new(config)?, examine),
         }
     }
 
@@ -174,12 +187,16 @@ impl Store {
 }
 
 /// On a thread of its own: a connection to PostgreSQL cannot be made inside somebody's runtime.
-fn try_out<D: Database>(database: &D) -> Result<(), StoreError> {
+fn apart<D: Database, T: Send + 'static>(database: &D, work: fn(&D) -> Result<T, StoreError>) -> Result<T, StoreError> {
     let database = database.clone();
     let (reply, answer) = bounded(1);
     // Whoever asked waits for it.
-    spawn("migration", move || drop(reply.send(database.connect(Access::Write, true).map(drop))))?;
+    spawn("store", move || drop(reply.send(work(&database))))?;
     answer.recv().unwrap_or_else(|_| Err(ended()))
+}
+
+fn migrate_tables<D: Database>(database: &D) -> Result<(), StoreError> {
+    database.connect(Access::Write, true).map(drop)
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {

@@ -7,6 +7,7 @@
 mod begin;
 mod commit;
 mod error;
+mod examine;
 mod handle;
 mod image;
 mod letters;
@@ -28,6 +29,7 @@ use tokio::sync::oneshot;
 use crate::event::{Account, Letter, Position, RawEvents};
 
 pub use error::StoreError;
+pub use examine::{Examined, Kept, Standing};
 pub use handle::Store;
 pub use letters::{LetterFilter, LetterId, LetterReason, StoredLetter};
 

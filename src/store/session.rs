@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::image::{Key, PaneImage, RowImage};
 use super::{
-    Change, Checkpoint, Definition, Fence, LetterFilter, LetterId, LetterReason, Query, ResultRows, StateBytes,
-    StoreError, StoredLetter,
+    Change, Checkpoint, Definition, Fence, Kept, LetterFilter, LetterId, LetterReason, Query, ResultRows, Standing,
+    StateBytes, StoreError, StoredLetter,
 };
 use crate::event::{Letter, RawEvents};
 
@@ -41,6 +41,11 @@ pub(super) trait Session {
     fn judge(&self, error: StoreError) -> StoreError {
         error
     }
+
+    /// How the tables stand to this version.
+    fn standing(&mut self) -> Result<Standing, StoreError>;
+    /// All checkpoints.
+    fn checkpoints(&mut self) -> Result<Vec<Kept>, StoreError>;
 
     /// Opens a transaction that writes.
     fn begin(&mut self) -> Result<(), StoreError>;

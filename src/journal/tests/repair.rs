@@ -13,7 +13,7 @@ fn several(dir: &Path) -> Vec<Block> {
     let journal = open(small(dir));
     let mut blocks = Vec::new();
     let mut after = 0;
-    for _ in 0..4 {
+    for _ in 0..7 {
         let more = fill(&journal, after, 10, 150_000);
         after = more.last().unwrap().range.upto;
         blocks.extend(more);
@@ -72,6 +72,27 @@ fn a_journal_without_damage_is_inspected_and_repaired_without_a_change() {
     let journal = open(small(dir.path()));
     assert_eq!(found.id, Some(journal.id()));
     assert_eq!(found.producers, journal.producers().len());
+}
+
+#[test]
+fn damage_in_the_last_segment_before_a_block_that_knows_better_is_repaired() {
+    let dir = temp();
+    let blocks = super::damage::one_segment(dir.path(), &[2, 2, 2]);
+    let path = segments(dir.path()).remove(0);
+    let mut scan = scan::Scan::open(dir.path(), 1).unwrap();
+    for _ in 0..2 {
+        let (header, _) = scan.peek().unwrap().unwrap();
+        scan.skip(&header);
+    }
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[scan.at() as usize + 60] ^= 8;
+    fs::write(&path, bytes).unwrap();
+    let error = Journal::open(small(dir.path()), Clock::system()).err().unwrap();
+    assert!(matches!(error, JournalError::Damaged { from, .. } if from == blocks[2].range.after + 1), "{error}");
+    let found = inspected(dir.path());
+    assert_eq!(found.damage.iter().map(|damage| damage.lost.clone()).collect::<Vec<_>>(), [[blocks[2].range]]);
+    repair(dir.path()).unwrap();
+    assert_eq!(read_repaired(dir.path(), &blocks), [blocks[2].range]);
 }
 
 #[test]

@@ -22,8 +22,8 @@ use super::image::{Key, PaneImage, RowImage};
 use super::schema::checkpoints;
 use super::session::{Access, Database, Session, Stored};
 use super::{
-    Change, Checkpoint, Definition, Fence, LetterFilter, LetterId, LetterReason, Query, ResultRows, StoreError,
-    StoredLetter,
+    Change, Checkpoint, Definition, Fence, Kept, LetterFilter, LetterId, LetterReason, Query, ResultRows, Standing,
+    StoreError, StoredLetter,
 };
 use crate::config::PostgresConfig;
 use crate::event::{Letter, RawEvents};
@@ -71,6 +71,15 @@ pub(super) struct PostgresSession {
 impl Session for PostgresSession {
     fn judge(&self, error: StoreError) -> StoreError {
         self.state.judge(error)
+    }
+
+    fn standing(&mut self) -> Result<Standing, StoreError> {
+        self.state.clear();
+        migrate::standing(&mut self.connection, &self.schema)
+    }
+
+    fn checkpoints(&mut self) -> Result<Vec<Kept>, StoreError> {
+        plain::all_checkpoints(&mut self.connection)
     }
 
     fn begin(&mut self) -> Result<(), StoreError> {

@@ -18,8 +18,8 @@ use super::image::{Key, PaneImage, RowImage};
 use super::schema::{checkpoints, dead_letters, window_results};
 use super::session::{Access, Database, Session, Stored};
 use super::{
-    Change, Checkpoint, Definition, Fence, LetterFilter, LetterId, LetterReason, Query, ResultRows, StoreError,
-    StoredLetter,
+    Change, Checkpoint, Definition, Fence, Kept, LetterFilter, LetterId, LetterReason, Query, ResultRows, Standing,
+    StoreError, StoredLetter,
 };
 use crate::event::{Letter, RawEvents};
 use crate::limits::LETTER_LINE_SHOWN_BYTES;
@@ -84,6 +84,14 @@ struct LetterRow<'a> {
 }
 
 impl Session for SqliteSession {
+    fn standing(&mut self) -> Result<Standing, StoreError> {
+        migrate::standing(&mut self.connection)
+    }
+
+    fn checkpoints(&mut self) -> Result<Vec<Kept>, StoreError> {
+        plain::all_checkpoints(&mut self.connection)
+    }
+
     fn begin(&mut self) -> Result<(), StoreError> {
         Ok(AnsiTransactionManager::begin_transaction_sql(&mut self.connection, "BEGIN IMMEDIATE")?)
     }
