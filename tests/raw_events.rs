@@ -1,9 +1,12 @@
 //! Raw events in the store are the lines that were sent, whatever happens meanwhile.
 
+use diesel::prelude::*;
+use diesel::sql_query;
+
 use crate::crash::resume;
 use crate::support::postgres::{shared, unique_schema};
 use crate::support::weblog::web_log;
-use crate::support::{Mill, sql, wait_until};
+use crate::support::{Mill, connect, peak_resident, sql, wait_until};
 
 const CONFIG: &str = r#"
     [store]
@@ -107,4 +110,28 @@ fn turned_on_later_they_begin_there_and_turned_off_they_stay() {
         assert!(daemon.stop().success());
     }
     assert_eq!(mill.sql("SELECT CAST(line AS TEXT) AS r FROM raw_events"), ["{\"n\":2}"]);
+}
+
+#[test]
+fn a_store_that_is_away_does_not_make_them_pile_up_in_memory() {
+    const ROUNDS: u64 = 12;
+    let mill = Mill::new(CONFIG);
+    let daemon = mill.start();
+    daemon.send(b"{\"ts\": 1431855000000}\n");
+    daemon.wait_for_commit();
+    let mut other = connect(&mill.database());
+    sql_query("BEGIN IMMEDIATE").execute(&mut other).unwrap();
+    let before = peak_resident(daemon.id());
+    // 24 MiB a round.
+    let line = format!("{{\"pad\": \"{}\"}}\n", "x".repeat(1_000));
+    let lines = line.repeat(24 * 1_024);
+    for _ in 0..ROUNDS {
+        daemon.send(lines.as_bytes());
+    }
+    let held = (peak_resident(daemon.id()) - before) >> 20;
+    assert!(held < 160, "{held} MiB for {} MiB of lines", ROUNDS * 24);
+    sql_query("ROLLBACK").execute(&mut other).unwrap();
+    daemon.wait_for_events("@web", ROUNDS * 24 * 1_024 + 1);
+    let count = mill.sql("SELECT count(*) || '' AS r FROM raw_events");
+    assert_eq!(count, [(ROUNDS * 24 * 1_024 + 1).to_string()]);
 }
