@@ -204,7 +204,8 @@ impl Surveyor<'_> {
         }
         self.upto = segment.first - 1;
         let Some(mut scan) = self.open(segment)? else {
-            return Ok(self.give_up(segment, next, before));
+            self.give_up(segment, next, before);
+            return Ok(());
         };
         if segment.head.is_none() && self.survey.inspection.id.is_none() {
             self.survey.inspection.id = Some(scan.head.seal.journal);
