@@ -1,12 +1,9 @@
 //! Raw events in the store are the lines that were sent, whatever happens meanwhile.
 
-use diesel::prelude::*;
-use diesel::sql_query;
-
 use crate::crash::resume;
-use crate::support::postgres::{shared, unique_schema};
+use crate::support::postgres::{Server, shared, unique_schema};
 use crate::support::weblog::web_log;
-use crate::support::{Mill, connect, peak_resident, sql, wait_until};
+use crate::support::{Mill, peak_resident, sql, wait_until};
 
 const CONFIG: &str = r#"
     [store]
@@ -112,26 +109,45 @@ fn turned_on_later_they_begin_there_and_turned_off_they_stay() {
     assert_eq!(mill.sql("SELECT CAST(line AS TEXT) AS r FROM raw_events"), ["{\"n\":2}"]);
 }
 
-#[test]
-fn a_store_that_is_away_does_not_make_them_pile_up_in_memory() {
-    const ROUNDS: u64 = 12;
-    let mill = Mill::new(CONFIG);
+const ROUNDS: u64 = 16;
+/// In 24 MiB.
+const LINES_A_ROUND: u64 = 24 * 1_024;
+
+/// Bytes that a daemon takes more, at most, while its store is away and many lines come. All are in the store at last.
+fn peak_without_store(config: &str, raw_events: u64) -> u64 {
+    let mut server = Server::start(&[]);
+    let schema = unique_schema();
+    let store = format!("[store]\n    url = \"{}\"\n    schema = \"{schema}\"", server.url());
+    let mill = Mill::new(&config.replace("[store]", &store));
     let daemon = mill.start();
     daemon.send(b"{\"ts\": 1431855000000}\n");
     daemon.wait_for_commit();
-    let mut other = connect(&mill.database());
-    sql_query("BEGIN IMMEDIATE").execute(&mut other).unwrap();
+    server.stop();
     let before = peak_resident(daemon.id());
-    // 24 MiB a round.
-    let line = format!("{{\"pad\": \"{}\"}}\n", "x".repeat(1_000));
-    let lines = line.repeat(24 * 1_024);
+    let lines = format!("{{\"pad\": \"{}\"}}\n", "x".repeat(1_000)).repeat(LINES_A_ROUND as usize);
     for _ in 0..ROUNDS {
         daemon.send(lines.as_bytes());
     }
-    let held = (peak_resident(daemon.id()) - before) >> 20;
-    assert!(held < 160, "{held} MiB for {} MiB of lines", ROUNDS * 24);
-    sql_query("ROLLBACK").execute(&mut other).unwrap();
-    daemon.wait_for_events("@web", ROUNDS * 24 * 1_024 + 1);
-    let count = mill.sql("SELECT count(*) || '' AS r FROM raw_events");
-    assert_eq!(count, [(ROUNDS * 24 * 1_024 + 1).to_string()]);
+    // Until it holds no more than before for some looks: what it may take, it has taken.
+    let (mut held, mut looks) = (0, 0);
+    wait_until("the memory to settle", || {
+        let now = peak_resident(daemon.id()) - before;
+        looks = if now > held { 0 } else { looks + 1 };
+        held = now;
+        (looks >= 150).then_some(())
+    });
+    server.go();
+    daemon.wait_for_events("@web", ROUNDS * LINES_A_ROUND + 1);
+    assert_eq!(server.psql(&format!("SELECT count(*) FROM {schema}.raw_events")), raw_events.to_string());
+    held
+}
+
+#[test]
+fn a_store_that_is_away_does_not_make_them_pile_up_in_memory() {
+    let without = peak_without_store(&CONFIG.replace("raw_events = { retain = \"30d\" }", ""), 0);
+    let with = peak_without_store(CONFIG, ROUNDS * LINES_A_ROUND + 1);
+    let [without, with] = [without, with].map(|bytes| bytes >> 20);
+    println!("{with} MiB with raw events, {without} MiB without, for {} MiB of lines", 24 * ROUNDS);
+    // What may wait for a commit, and what is on its way.
+    assert!(with < without + 128, "{with} MiB with raw events, {without} MiB without");
 }
