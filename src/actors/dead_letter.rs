@@ -1,4 +1,4 @@
-//! DeadLetter, one a pipeline generation. Owns the letters of open epochs. Takes letters from stage and windows, and a
+//! DeadLetter, one a pipeline generation. Owns the letters (and an intake's raw events) of open epochs. Takes letters from stage and windows, and a
 //! barrier of each; when it has them all, no letter of that epoch can follow, and it sends the letters to Flush.
 
 use std::collections::BTreeMap;
@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use actix::{Actor, ActorFutureExt, AtomicResponse, Context, Handler, WrapFuture};
 
 use super::guard::Guard;
-use super::mailbox::{Inlet, Outlet, Parcel};
-use super::messages::{Barrier, Changes, Letters, Share, WindowBarrier, change_weight, letters_weight};
+use super::mailbox::{Inlet, Outlet, Parcel, Weighed};
+use super::messages::{Barrier, Changes, Letters, Share, WindowBarrier, change_weight};
 use super::stats::ActorStats;
-use crate::event::{Counted, Letter, Position};
+use crate::event::{Counted, Letter, Position, RawEvents};
 use crate::limits::BATCH_BYTES_MAX;
 use crate::store::Change;
 
@@ -35,6 +35,7 @@ pub struct DeadLetter {
 struct Open {
     letters: Vec<Letter>,
     counted: Vec<Counted>,
+    raw: Vec<Arc<RawEvents>>,
     bytes: u64,
 }
 
@@ -63,7 +64,8 @@ impl DeadLetter {
         let (mut pieces, mut changes, mut bytes) = (Vec::new(), Vec::new(), 0);
         // Letters of later epochs may be here already: a window that is ahead of another sends them.
         let open = || self.open.range(..=barrier.epoch).map(|(_, open)| open);
-        for change in settled(open()) {
+        let raw = open().flat_map(|open| &open.raw).cloned().map(Change::Raw);
+        for change in settled(open()).into_iter().chain(raw) {
             bytes += change_weight(&change);
             changes.push(change);
             if bytes >= BATCH_BYTES_MAX {
@@ -130,13 +132,14 @@ impl Handler<Parcel<Letters>> for DeadLetter {
     type Result = ();
 
     fn handle(&mut self, parcel: Parcel<Letters>, _: &mut Context<Self>) {
-        let bytes = letters_weight(&parcel.message) as u64;
-        let Letters { letters, counted, epoch } = parcel.message;
+        let bytes = parcel.message.weight() as u64;
+        let Letters { letters, counted, raw, epoch } = parcel.message;
         self.open_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.stats.handled(letters.len() as u64, std::time::Duration::ZERO);
         let open = self.open.entry(epoch).or_default();
         open.letters.extend(letters);
         open.counted.extend(counted);
+        open.raw.extend(raw);
         open.bytes += bytes;
     }
 }

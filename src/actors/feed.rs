@@ -173,6 +173,10 @@ fn open(block: Block, decoder: &Decoder, from: Position) -> Result<Opened, Journ
         Payload::Lines(bytes) => (decoder.decode(bytes.clone()), None, None),
         Payload::Overlong { head, len } => (decoder.overlong(head.clone(), *len), None, Some(*len)),
         Payload::Tick { silence_ms } => (Decoded::default(), Some(*silence_ms), None),
+        Payload::Lost => {
+            log::warn!("positions {} were damaged in the journal: they hold nothing any more", block.range);
+            (Decoded::default(), None, None)
+        }
         Payload::Replay { letters, revision } => {
             let name = block.origin.producer.as_deref().unwrap_or_default();
             let replay = Replay::decode(name, *revision, letters)

@@ -227,7 +227,8 @@ impl Pipeline {
                 | Change::PanesBefore(_)
                 | Change::Letter(_)
                 | Change::Counted(_)
-                | Change::FreeLetters { .. } => continue,
+                | Change::FreeLetters { .. }
+                | Change::Raw(_) => continue,
             };
             let (Open::Row { group, .. } | Open::Pane { group, .. }) = &open;
             if StageOperator::window_of(group, self.windows) == index {
@@ -240,7 +241,8 @@ impl Pipeline {
     fn operator(&self, snapshot: &Snapshot) -> Result<Operator, StoreError> {
         let checkpoint = &snapshot.checkpoint;
         let Some(config) = &self.config else {
-            return Ok(Operator::Intake(IntakeOperator::new(checkpoint.position)));
+            let operator = IntakeOperator::new(checkpoint.position, self.raw_events.as_ref(), &self.fields);
+            return Ok(Operator::Intake(operator));
         };
         let watermark = Watermark::restore(config.watermark, checkpoint.watermark, checkpoint.silence_ms);
         let operator = StageOperator::new(

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 
 use super::mailbox::Weighed;
-use crate::event::{Account, Batch, Counted, Decoded, Letter, Origin, Position, Replay, Replayed};
+use crate::event::{Account, Batch, Counted, Decoded, Letter, Origin, Position, RawEvents, Replay, Replayed};
 use crate::store::{Change, Checkpoint};
 use crate::window::{FirstRecord, Rows};
 
@@ -171,13 +171,15 @@ pub struct Barrier {
 #[derive(Debug)]
 pub struct WindowBarrier(pub Barrier);
 
-/// Stage, Window → DeadLetter: events that failed, and letters that were replayed.
+/// Stage, Window → DeadLetter: events that failed, letters that were replayed, and events that are kept as they came.
 #[derive(Debug)]
 pub struct Letters {
     /// The letters.
     pub letters: Vec<Letter>,
     /// Letters that were replayed.
     pub counted: Vec<Counted>,
+    /// Of an intake that keeps them.
+    pub raw: Option<Arc<RawEvents>>,
     /// The epoch that they belong to.
     pub epoch: u64,
 }
@@ -291,13 +293,10 @@ impl Weighed for WindowBarrier {
 
 impl Weighed for Letters {
     fn weight(&self) -> usize {
-        letters_weight(self)
+        self.letters.iter().map(Letter::weight).sum::<usize>()
+            + self.counted.len() * size_of::<Counted>()
+            + self.raw.as_ref().map_or(0, |raw| raw.weight())
     }
-}
-
-/// Bytes that letters hold until they are committed.
-pub fn letters_weight(letters: &Letters) -> usize {
-    letters.letters.iter().map(Letter::weight).sum::<usize>() + letters.counted.len() * size_of::<Counted>()
 }
 
 impl Weighed for Changes {
@@ -315,5 +314,6 @@ pub fn change_weight(change: &Change) -> usize {
             | Change::Pane { group, state, .. } => group.len() + state.capacity(),
             Change::PanesBefore(_) | Change::Counted(_) | Change::FreeLetters { .. } => 0,
             Change::Letter(letter) => letter.weight(),
+            Change::Raw(raw) => raw.weight(),
         }
 }

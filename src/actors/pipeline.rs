@@ -16,7 +16,7 @@ use super::recent::Recent;
 use super::replay::Lease;
 use super::stats::{PipelineState, PipelineStats, StatsRegistry};
 use crate::clock::Clock;
-use crate::config::{LetterLimit, PipelineConfig, Start};
+use crate::config::{LetterLimit, PipelineConfig, RawEventsConfig, Start};
 use crate::event::{Fields, Position};
 use crate::journal::Journal;
 use crate::pipeline::{Missing, Results, Span, StageRegistry, Step, in_stored_order, step};
@@ -37,6 +37,8 @@ pub struct Pipeline {
     /// `None` for a stream's intake.
     pub config: Option<Arc<PipelineConfig>>,
     pub stream: String,
+    /// Of the stream; its intake's business.
+    pub raw_events: Option<RawEventsConfig>,
     pub windows: usize,
     pub flush_every: Duration,
     pub fields: Arc<Fields>,

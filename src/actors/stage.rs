@@ -33,9 +33,7 @@ impl Operator {
     fn apply(&mut self, batch: &Arc<Batch>) -> Result<Staged, PositionError> {
         match self {
             Self::Pipeline(operator) => operator.apply(batch),
-            Self::Intake(operator) => {
-                Ok(Staged { rows: Vec::new(), letters: operator.apply(batch)?, counted: Vec::new() })
-            }
+            Self::Intake(operator) => operator.apply(batch),
         }
     }
 
@@ -156,8 +154,9 @@ impl Output {
     async fn send(&mut self, staged: Staged, first: FirstRecord) -> Result<(), Closed> {
         self.stats.blocked(true);
         let epoch = self.epoch;
-        if !staged.letters.is_empty() || !staged.counted.is_empty() {
-            self.letters.send(Letters { letters: staged.letters, counted: staged.counted, epoch }).await?;
+        if !staged.letters.is_empty() || !staged.counted.is_empty() || staged.raw.is_some() {
+            let (letters, counted, raw) = (staged.letters, staged.counted, staged.raw);
+            self.letters.send(Letters { letters, counted, raw, epoch }).await?;
         }
         for ((window, _), rows) in self.windows.iter().zip(staged.rows) {
             window.send(WindowRows { rows, epoch, first }).await?;

@@ -159,10 +159,14 @@ impl System {
     ) -> Vec<oneshot::Receiver<Result<(), String>>> {
         let recent = Arc::new(Recent::new(journal.progress().borrow().written));
         let configs: Vec<_> = config.pipelines.iter().filter(|pipeline| pipeline.stream == stream.name).collect();
-        let fields = Arc::new(Fields::new(configs.iter().flat_map(|pipeline| fields_of(pipeline))));
+        let raw_time = stream.raw_events.as_ref().and_then(|raw| raw.time.as_ref());
+        let raw_time = raw_time.map(|(field, _)| field.clone());
+        let fields = configs.iter().flat_map(|pipeline| fields_of(pipeline)).chain(raw_time);
+        let fields = Arc::new(Fields::new(fields));
         let (handle, resend) = self.ingest(stream, &journal, &recent, &fields);
 
-        let intake: Arc<dyn Definition> = Arc::new(IntakeResults::new(&stream.name));
+        let intake: Arc<dyn Definition> =
+            Arc::new(IntakeResults::new(&stream.name, stream.raw_events.as_ref().map(|raw| raw.retain_ms)));
         let mut definitions = vec![(intake, None)];
         for pipeline in configs {
             let results = Results::new(pipeline.clone(), &BTreeMap::new());
@@ -197,6 +201,7 @@ impl System {
                 definition,
                 config: pipeline,
                 stream: stream.name.clone(),
+                raw_events: stream.raw_events.clone(),
                 windows,
                 flush_every: Duration::from_millis(config.store.flush_every_ms as u64),
                 fields: fields.clone(),

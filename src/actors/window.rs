@@ -179,7 +179,7 @@ impl Handler<Parcel<WindowRows>> for Window {
             match taken {
                 Ok(letters) if letters.is_empty() => {}
                 // Where DeadLetter has ended, the generation has.
-                Ok(letters) => drop(letters_to.send(Letters { letters, counted: Vec::new(), epoch }).await),
+                Ok(letters) => drop(letters_to.send(Letters { letters, counted: Vec::new(), raw: None, epoch }).await),
                 Err(error) => keeper.end(Ended::Broken(error.to_string())),
             }
             drop(parcel);

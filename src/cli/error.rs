@@ -28,6 +28,9 @@ pub(super) enum CliError {
         /// Why it failed.
         error: io::Error,
     },
+    /// A check that the verb makes has failed.
+    #[error("{0}")]
+    Check(String),
     /// What tidemill itself said cannot be understood by tidemill.
     #[error("{0}; please report this as a bug")]
     Bug(String),
@@ -39,9 +42,10 @@ impl CliError {
         Self::Config(report.render(std::io::IsTerminal::is_terminal(&io::stderr())))
     }
 
-    /// Code 64, 69, 70, 74 or 78; a reader that went away has what it wanted: 0.
+    /// Code 1, 64, 69, 70, 74 or 78; a reader that went away has what it wanted: 0.
     pub(super) fn exit_code(&self) -> u8 {
         match self {
+            Self::Check(_) => 1,
             Self::Usage(_) => EXIT_USAGE,
             Self::Unavailable(_) => 69,
             Self::Bug(_) => 70,
@@ -70,6 +74,7 @@ mod tests {
     #[test]
     fn codes_are_those_of_sysexits() {
         assert_eq!(CliError::Usage(String::new()).exit_code(), 64);
+        assert_eq!(CliError::Check(String::new()).exit_code(), 1);
         assert_eq!(CliError::Unavailable(String::new()).exit_code(), 69);
         assert_eq!(CliError::Bug(String::new()).exit_code(), 70);
         assert_eq!(CliError::stdout(io::Error::other("full")).exit_code(), 74);

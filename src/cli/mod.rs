@@ -4,6 +4,7 @@
 mod api;
 mod demo;
 mod dlq;
+mod doctor;
 mod error;
 mod generate;
 mod logging;
@@ -61,6 +62,7 @@ enum Verb {
     Dlq(dlq::Args),
     Stats(stats::Args),
     Pipeline(pipeline::Args),
+    Doctor(doctor::Args),
 }
 
 /// Runs the program: reads the arguments, does what they say, and answers with a code of sysexits.
@@ -105,6 +107,7 @@ fn dispatch(verb: Verb) -> Result<(), CliError> {
         Verb::Dlq(args) => dlq::run(&args),
         Verb::Stats(args) => stats::run(&args),
         Verb::Pipeline(args) => pipeline::run(&args),
+        Verb::Doctor(args) => doctor::run(&args),
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::pipeline::unit_name;
 use super::{AtLimit, Config, Durability, PipelineConfig, Start, StoreUrl, StreamConfig, Tokens};
+use crate::event::{Field, TimeUnit};
 use crate::limits::{CONNECTION_BUFFERS_BYTES_MAX, HTTP_BODIES_BYTES_MAX};
 use crate::units::{format_duration, format_size};
 use crate::window::{LatePolicy, WindowSpec};
@@ -103,6 +104,12 @@ fn describe_stream(out: &mut Writer, stream: &StreamConfig) {
     out.size("journal_limit", stream.journal_limit_bytes);
     out.duration("journal_keep", stream.journal_keep_ms);
     out.size("max_line", stream.max_line_bytes as u64);
+    if let Some(raw) = &stream.raw_events {
+        out.line("raw_events", format!("{{ retain = {} }}", quoted(&format_duration(raw.retain_ms))));
+        if let Some((field, unit)) = &raw.time {
+            out.line("time", time(field, *unit));
+        }
+    }
 }
 
 fn describe_pipeline(out: &mut Writer, pipeline: &PipelineConfig) {
@@ -110,13 +117,7 @@ fn describe_pipeline(out: &mut Writer, pipeline: &PipelineConfig) {
     out.line("stream", quoted(&pipeline.stream));
     match &pipeline.time {
         None => out.0.push_str("# no time: event time is the ingest time\n"),
-        Some(time) => {
-            let field = quoted(&time.field.to_string());
-            match time.unit {
-                None => out.line("time", field),
-                Some(unit) => out.line("time", format!("{{ field = {field}, unit = \"{}\" }}", unit_name(unit))),
-            }
-        }
+        Some(config) => out.line("time", time(&config.field, config.unit)),
     }
     let groups: Vec<_> = pipeline.group_by.iter().map(|group| quoted(&group.name)).collect();
     out.line("group_by", format!("[{}]", groups.join(", ")));
@@ -164,6 +165,14 @@ fn describe_memory(out: &mut Writer, streams: u64, mailbox_bytes: u64) {
         format_size(bodies),
         format_size(sum),
     );
+}
+
+fn time(field: &Field, unit: Option<TimeUnit>) -> String {
+    let field = quoted(&field.to_string());
+    match unit {
+        None => field,
+        Some(unit) => format!("{{ field = {field}, unit = \"{}\" }}", unit_name(unit)),
+    }
 }
 
 fn window(spec: WindowSpec) -> String {

@@ -154,6 +154,17 @@ pub struct StreamConfig {
     pub journal_keep_ms: i64,
     /// Bytes of a line.
     pub max_line_bytes: usize,
+    /// Whether its events are kept in the store, too.
+    pub raw_events: Option<RawEventsConfig>,
+}
+
+/// `raw_events` of a stream.
+#[derive(Clone, PartialEq, Debug)]
+pub struct RawEventsConfig {
+    /// Events stay so long, by their ingest time.
+    pub retain_ms: i64,
+    /// The stream's `time`: where an event's time stands in the line, and its unit.
+    pub time: Option<(Field, Option<TimeUnit>)>,
 }
 
 /// `[dead_letters]`

@@ -8,11 +8,12 @@ use super::expressions::read_time;
 use super::reader::{Section, Setting};
 use super::report::Mistake;
 use super::tokens::{Tokens, read_tokens};
-use super::{Durability, StreamConfig};
+use super::{Durability, RawEventsConfig, StreamConfig};
 
 const JOURNAL_LIMIT_BYTES: u64 = 10 << 30;
 const JOURNAL_LIMIT_MIN_BYTES: u64 = 1 << 20;
 const JOURNAL_KEEP_MS: i64 = 86_400_000;
+const RAW_RETAIN_MIN_MS: i64 = 1_000;
 const MAX_LINE_BYTES: u64 = 1 << 20;
 const MAX_LINE_MIN_BYTES: u64 = 64;
 /// A longer line is a batch of its own; of this size a few still fit into memory side by side.
@@ -74,7 +75,8 @@ fn read_stream(name: &str, mut section: Section<'_>) -> Stream {
         idle_ms: section.take("idle").and_then(|setting| setting.duration(0)),
         max_ahead_ms: section.take("max_ahead").and_then(|setting| setting.duration(0)),
     };
-    section.later(&["raw_events", "precision"]);
+    let raw_events = read_raw_events(&mut section, &defaults);
+    section.later(&["precision"]);
     section.finish();
     let config = StreamConfig {
         name: name.to_owned(),
@@ -85,8 +87,18 @@ fn read_stream(name: &str, mut section: Section<'_>) -> Stream {
         journal_keep_ms: journal_keep.unwrap_or(JOURNAL_KEEP_MS),
         // At most 64 MiB, so that it fits.
         max_line_bytes: max_line as usize,
+        raw_events,
     };
     Stream { config, defaults, listener }
+}
+
+/// `raw_events = { retain = "30d" }`
+fn read_raw_events(section: &mut Section<'_>, defaults: &StreamDefaults) -> Option<RawEventsConfig> {
+    let mut section = section.take("raw_events")?.section("{ retain = \"30d\" }")?;
+    // Without it the table would grow without end.
+    let retain = section.require("retain", "retain = \"30d\"").and_then(|retain| retain.duration(RAW_RETAIN_MIN_MS));
+    section.finish();
+    Some(RawEventsConfig { retain_ms: retain?, time: defaults.time.clone() })
 }
 
 fn read_journal_limit(section: &mut Section<'_>, max_line: u64) -> u64 {

@@ -8,6 +8,7 @@ mod field;
 mod json;
 mod letter;
 mod position;
+mod raw;
 mod replay;
 mod shape;
 #[cfg(test)]
@@ -22,6 +23,7 @@ pub use decode::{DecodeError, Decoder, behind_lines, decodable, piece_end};
 pub use field::{Field, Fields, Step};
 pub use letter::{Counted, Letter, LetterKind};
 pub use position::{Position, PositionError, PositionRange};
+pub use raw::{RawEvent, RawEvents};
 pub use replay::{Replay, Replayed, is_replay_name, replay_name};
 pub use time::{TIME_MAX_MS, TIME_MIN_MS, TimeUnit, format_utc, parse_time_text, time_from_value};
 pub use value::{Row, Value};

@@ -27,6 +27,7 @@ const OVERLONG: u8 = 2;
 const TICK: u8 = 3;
 const BODY: u8 = 4;
 const REPLAY: u8 = 5;
+const LOST: u8 = 6;
 const HAS_PRODUCER: u8 = 1;
 const HAS_PEER: u8 = 2;
 
@@ -69,7 +70,7 @@ pub(super) fn payload_bytes(payload: &Payload) -> &[u8] {
         | Payload::Overlong { head: bytes, .. }
         | Payload::Body { lines: bytes, .. }
         | Payload::Replay { letters: bytes, .. } => bytes,
-        Payload::Tick { .. } => &[],
+        Payload::Tick { .. } | Payload::Lost => &[],
     }
 }
 
@@ -84,6 +85,7 @@ pub(super) fn encode_header(block: &Block, seal: Seal, synced: Position, out: &m
         Payload::Body { max_line, .. } => (BODY, *max_line),
         Payload::Replay { revision, .. } => (REPLAY, *revision),
         Payload::Tick { silence_ms } => (TICK, u64::from(*silence_ms)),
+        Payload::Lost => (LOST, 0),
     };
     let flags = if block.origin.producer.is_some() { HAS_PRODUCER } else { 0 }
         | if block.origin.peer.is_some() { HAS_PEER } else { 0 };
@@ -133,7 +135,7 @@ impl Header {
             synced: number(64),
             producer_number: number(72),
             detail: number(80),
-            kind: matches!(bytes[88], LINES | OVERLONG | TICK | BODY | REPLAY).then_some(bytes[88])?,
+            kind: matches!(bytes[88], LINES | OVERLONG | TICK | BODY | REPLAY | LOST).then_some(bytes[88])?,
             flags: bytes[89],
             producer_len: usize::from(u16::from_le_bytes([bytes[90], bytes[91]])),
             peer_len: usize::from(u16::from_le_bytes([bytes[92], bytes[93]])),
@@ -150,6 +152,18 @@ impl Header {
     pub(super) fn intact(&self, block: &[u8]) -> bool {
         let end = self.payload_start() + self.payload_len;
         crc_of(&block[CRC_FROM..end], &[]).to_le_bytes() == block[4..8]
+    }
+
+    /// Whether its records are gone.
+    pub(super) fn is_lost(&self) -> bool {
+        self.kind == LOST
+    }
+
+    /// The first block of any segment that stands in the bytes of a file, by its own word for its seal: where the
+    /// segment's head is damaged, its blocks tell the salt.
+    pub(super) fn unsealed(bytes: &[u8; HEADER_BYTES]) -> Option<(Self, Seal)> {
+        let seal = Seal { journal: u64_at(bytes, 16), salt: u64_at(bytes, SALT_AT) };
+        Some((Self::decode(bytes, seal)?, seal))
     }
 
     /// Who sent it, from the bytes of the whole block.
@@ -172,6 +186,7 @@ impl Header {
             TICK => Payload::Tick { silence_ms: self.detail as u32 },
             BODY => Payload::Body { lines: bytes(), max_line: self.detail },
             REPLAY => Payload::Replay { letters: bytes(), revision: self.detail },
+            LOST => Payload::Lost,
             _ => Payload::Lines(bytes()),
         };
         Block {
@@ -247,6 +262,7 @@ mod tests {
             Payload::Tick { silence_ms: u32::MAX },
             Payload::Body { lines: Arc::new(b"a\nb".to_vec()), max_line: 1 << 40 },
             Payload::Replay { letters: Arc::new(vec![7; 9]), revision: 3 },
+            Payload::Lost,
         ];
         for payload in payloads {
             for producer in [None, Some(""), Some("röhre/1")] {

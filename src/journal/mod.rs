@@ -3,10 +3,12 @@
 mod block;
 mod extents;
 mod file;
+mod inspect;
 mod lock;
 mod look;
 mod reader;
 mod recover;
+mod repair;
 mod scan;
 mod segment;
 mod space;
@@ -31,9 +33,11 @@ use crate::clock::Clock;
 use crate::event::{Origin, Position, PositionRange};
 
 pub use extents::Extents;
+pub use inspect::{Damage, Inspection, inspect};
 pub use lock::lock_dir;
 pub use look::{Look, look};
 pub use reader::Reader;
+pub use repair::{Repaired, repair};
 
 use recover::{recover, segment_bytes};
 use writer::{Message, Shared, Writer};
@@ -94,6 +98,8 @@ pub enum Payload {
         /// Since the tick before, or the last line.
         silence_ms: u32,
     },
+    /// Records that were damaged and are gone; they hold no line. Only a repair writes it.
+    Lost,
 }
 
 /// Records that are written and read as one.
@@ -168,6 +174,16 @@ pub enum JournalError {
         path: PathBuf,
         /// The first position that is lost.
         from: Position,
+    },
+    /// Nothing tells which journal the only segment is of.
+    #[error(
+        "{}: neither its head nor any block can be read, and no other segment tells which journal it is of; it cannot be \
+         repaired: restore it from a backup, or move it away and let the stream begin anew under another name",
+        path.display()
+    )]
+    Hopeless {
+        /// Which file.
+        path: PathBuf,
     },
     /// A position that the journal no longer (or not yet) has.
     #[error("position {wanted} is not in the journal, which begins at {first}")]

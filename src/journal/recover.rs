@@ -159,7 +159,7 @@ fn cut(scan: &mut Scan, end: u64, written: Position) -> Result<(), JournalError>
 }
 
 /// Where headers of this segment may stand from an offset on, whole or not.
-fn seals(file: &File, from: u64, salt: u64) -> io::Result<Vec<u64>> {
+pub(super) fn seals(file: &File, from: u64, salt: u64) -> io::Result<Vec<u64>> {
     let salt = salt.to_le_bytes();
     let finder = memmem::Finder::new(&salt);
     let mut found = Vec::new();
@@ -195,7 +195,7 @@ fn erase(path: &Path, from: u64) -> io::Result<()> {
 }
 
 /// Reads a whole buffer, or up to the end of the file.
-fn read_up_to(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+pub(super) fn read_up_to(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match file.read_at(&mut buffer[filled..], at + filled as u64) {

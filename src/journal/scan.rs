@@ -38,6 +38,15 @@ impl Scan {
         Ok(Self { path, file, head, offset, buffer: Vec::new(), next: 0 })
     }
 
+    /// A segment whose head is damaged, from an offset on.
+    ///
+    /// # Errors
+    /// Where it cannot be opened.
+    pub(super) fn without_head(path: PathBuf, head: Head, offset: u64) -> Result<Self, JournalError> {
+        let file = File::open(&path).map_err(JournalError::at(&path))?;
+        Ok(Self { path, file, head, offset, buffer: Vec::new(), next: 0 })
+    }
+
     /// The segment's seal.
     pub(super) fn seal(&self) -> Seal {
         self.head.seal

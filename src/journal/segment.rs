@@ -117,7 +117,8 @@ impl NewSegment<'_> {
         Ok((seal, made?))
     }
 
-    fn encode(&self, seal: Seal) -> Vec<u8> {
+    /// The bytes of the head, up to the first block.
+    pub(super) fn encode(&self, seal: Seal) -> Vec<u8> {
         let table = self.tail.encode_producers();
         let mut head = vec![0; FIXED_BYTES];
         head[..4].copy_from_slice(&MAGIC.to_le_bytes());
@@ -184,6 +185,11 @@ impl Head {
             table_crc: number(7) as u32,
         };
         if head.first == first { Ok(head) } else { Err(damaged()) }
+    }
+
+    /// What stands in for a head that is damaged, as far as the rest tells it.
+    pub(super) fn stand_in(seal: Seal, first: Position, previous: Position) -> Self {
+        Self { seal, first, previous, last_ingest_time: None, events: 0, table_len: 0, table_crc: 0 }
     }
 
     /// Where its first block begins.

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::*;
 
 mod damage;
+mod repair;
 
 const SEGMENT: usize = 1024 * 1024;
 /// Long enough for the slowest machine; no test waits so long unless it fails.

@@ -1,17 +1,34 @@
-//! The intake of a stream: takes every line, makes letters of those that are no events.
+//! The intake of a stream: takes every line, makes letters of those that are no events, keeps the others where the stream
+//! says so.
 
-use crate::event::{Account, Batch, Letter, LetterKind, Position, PositionError, PositionRange};
+use std::sync::Arc;
 
-/// A pipeline without windows that owns the stream's decode letters.
+use super::Staged;
+use crate::config::RawEventsConfig;
+use crate::event::{
+    Account, Batch, Fields, LetterKind, Position, PositionError, PositionRange, RawEvent, RawEvents, TimeUnit,
+    time_from_value,
+};
+
+/// A pipeline without windows that owns the stream's decode letters and raw events.
 pub struct IntakeOperator {
     range: PositionRange,
     account: Account,
+    raw: Option<RawTime>,
 }
 
+/// Raw events are kept; where their time stands.
+struct RawTime(Option<(usize, Option<TimeUnit>)>);
+
 impl IntakeOperator {
-    /// Begins behind `position`.
-    pub fn new(position: Position) -> Self {
-        Self { range: PositionRange::behind(position, 0), account: Account::default() }
+    /// Begins behind `position`; of a stream whose batches have these fields.
+    pub fn new(position: Position, raw: Option<&RawEventsConfig>, fields: &Fields) -> Self {
+        let column = |raw: &RawEventsConfig| {
+            let (field, unit) = raw.time.as_ref()?;
+            Some((fields.column(field)?, *unit))
+        };
+        let raw = raw.map(|raw| RawTime(column(raw)));
+        Self { range: PositionRange::behind(position, 0), account: Account::default(), raw }
     }
 
     /// The last record's position.
@@ -28,20 +45,41 @@ impl IntakeOperator {
     ///
     /// # Errors
     /// Where the batch does not follow the one before.
-    pub fn apply(&mut self, batch: &Batch) -> Result<Vec<Letter>, PositionError> {
+    pub fn apply(&mut self, batch: &Batch) -> Result<Staged, PositionError> {
         self.range.extend(batch.range)?;
         if batch.replay.is_some() {
-            return Ok(Vec::new());
+            return Ok(Staged::default());
         }
         let (lines, bad) = (batch.decoded.len() as u64, batch.decoded.bad.len() as u64);
         self.account.read += lines;
         self.account.aggregated += lines - bad;
         self.account.dead += bad;
-        Ok(batch
-            .decoded
-            .bad
-            .iter()
-            .map(|(row, error)| batch.letter(*row as usize, LetterKind::Decode, "decode", error.to_string()))
-            .collect())
+        let letter =
+            |(row, error): &(u32, _)| batch.letter(*row as usize, LetterKind::Decode, "decode", format!("{error}"));
+        let letters = batch.decoded.bad.iter().map(letter).collect();
+        let raw = self.raw.as_ref().and_then(|raw| raw.events(batch));
+        Ok(Staged { letters, raw, ..Staged::default() })
+    }
+}
+
+impl RawTime {
+    /// The lines of a batch that are events; what is none is a letter already.
+    fn events(&self, batch: &Batch) -> Option<Arc<RawEvents>> {
+        let decoded = &batch.decoded;
+        let mut bad = decoded.bad.iter().map(|(row, _)| *row as usize).peekable();
+        let rows = (0..decoded.len()).filter(|row| bad.next_if_eq(row).is_none());
+        let event = |row: usize| RawEvent {
+            position: batch.position(row),
+            event_time: self.time(batch, row),
+            line: decoded.lines[row],
+        };
+        let events: Vec<_> = rows.map(event).collect();
+        let (bytes, ingest_time) = (decoded.bytes.clone(), batch.ingest_time);
+        (!events.is_empty()).then(|| Arc::new(RawEvents { bytes, ingest_time, events }))
+    }
+
+    fn time(&self, batch: &Batch, row: usize) -> Option<i64> {
+        let (column, unit) = self.0?;
+        time_from_value(&batch.decoded.value(column, row).ok()?, unit)
     }
 }

@@ -155,12 +155,14 @@ impl Definition for Results {
 pub struct IntakeResults {
     name: String,
     definition: Json,
+    raw_retain_ms: Option<i64>,
 }
 
 impl IntakeResults {
-    /// The intake of a stream. Its name cannot be that of a pipeline.
-    pub fn new(stream: &str) -> Self {
-        Self { name: format!("@{stream}"), definition: serde_json::json!({ "intake": stream }) }
+    /// The intake of a stream. Its name cannot be that of a pipeline. Its raw events stay so long in the store; that is no
+    /// part of its definition: it may change at every start.
+    pub fn new(stream: &str, raw_retain_ms: Option<i64>) -> Self {
+        Self { name: format!("@{stream}"), definition: serde_json::json!({ "intake": stream }), raw_retain_ms }
     }
 }
 
@@ -191,6 +193,10 @@ impl Definition for IntakeResults {
 
     fn group(&self, _key: &[u8]) -> Result<Json, String> {
         Err("an intake has no groups".to_owned())
+    }
+
+    fn raw_retain_ms(&self) -> Option<i64> {
+        self.raw_retain_ms
     }
 
     fn definition(&self) -> &Json {

@@ -9,8 +9,8 @@ use super::input::{excerpt, input};
 use crate::clock::Clock;
 use crate::config::{PipelineConfig, SlotSource, StageConfig};
 use crate::event::{
-    Account, Batch, Counted, Fault, Field, Fields, Letter, LetterKind, Position, PositionError, PositionRange, Replay,
-    Row, Span, Value, format_utc, time_from_value,
+    Account, Batch, Counted, Fault, Field, Fields, Letter, LetterKind, Position, PositionError, PositionRange,
+    RawEvents, Replay, Row, Span, Value, format_utc, time_from_value,
 };
 use crate::expr::ExprError;
 use crate::limits::{GROUP_KEY_BYTES_MAX, OUTPUTS_PER_EVENT_MAX};
@@ -23,7 +23,7 @@ const TRANSIENT_PAUSES: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(300)];
 
 /// What a stage makes of a batch.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Staged {
     /// One for each window actor, also where it has no row.
     pub rows: Vec<Rows>,
@@ -31,6 +31,8 @@ pub struct Staged {
     pub letters: Vec<Letter>,
     /// Letters that were replayed.
     pub counted: Vec<Counted>,
+    /// Events that are kept as they came.
+    pub raw: Option<Arc<RawEvents>>,
 }
 
 /// The stages, the watermark and the fan-out of one pipeline.
@@ -135,7 +137,7 @@ impl StageOperator {
     /// Where the batch does not follow the one before.
     pub fn apply(&mut self, batch: &Arc<Batch>) -> Result<Staged, PositionError> {
         self.range.extend(batch.range)?;
-        let mut staged = Staged { rows: self.empty_rows(batch), letters: Vec::new(), counted: Vec::new() };
+        let mut staged = Staged { rows: self.empty_rows(batch), ..Staged::default() };
         if let Some(silence_ms) = batch.silence_ms {
             self.watermark.tick(silence_ms);
         }

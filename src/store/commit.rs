@@ -1,4 +1,4 @@
-//! One flush: fence, rows, panes, letters, corrections, account and checkpoint in one transaction.
+//! One flush: fence, rows, panes, letters, raw events, corrections, account and checkpoint in one transaction.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -11,10 +11,12 @@ use super::image::{Key, PaneImage, RowImage, Shape};
 use super::session::{Session, Stored};
 use super::{Change, Checkpoint, Chunk, Flush, Flushed, LETTER_BYTES, StateBytes, StoreError};
 use crate::config::{AtLimit, LetterLimit};
-use crate::event::{Counted, Letter};
+use crate::event::{Counted, Letter, RawEvents};
 
 /// Corrections that are read, merged and written at once.
 const CORRECTIONS_AT_ONCE: usize = 1_000;
+/// Old raw events that are deleted behind a flush, besides twice as many as it has written.
+const RAW_PRUNED_AT_ONCE: u64 = 10_000;
 
 /// What a flush would have done, and the number of its commit: by it the row tells afterwards whether it was done.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +74,18 @@ pub(super) fn settle(
     Ok((session.commits(pipeline)? >= attempt.number).then_some(attempt.flushed))
 }
 
+/// After a flush, and no part of it: raw events that are older than they stay, by the newest of the flush, go. Whoever
+/// sends so many can have twice as many and some more deleted, so that they do not pile up.
+pub(super) fn prune(
+    session: &mut impl Session,
+    stream: &str,
+    flushed: Flushed,
+    retain_ms: i64,
+) -> Result<(), StoreError> {
+    let Some(newest) = flushed.raw_time else { return Ok(()) };
+    session.prune_raw(stream, newest.saturating_sub(retain_ms), 2 * flushed.raw_events + RAW_PRUNED_AT_ONCE)
+}
+
 fn check_account(pipeline: &str, checkpoint: &Checkpoint) -> Result<(), StoreError> {
     checkpoint.account.check().map_err(|(taken, ended)| {
         StoreError::Refused(format!(
@@ -120,6 +134,7 @@ struct Pending {
     letters: Vec<Letter>,
     again: Vec<Letter>,
     counted: Vec<Counted>,
+    raw: Vec<Arc<RawEvents>>,
 }
 
 impl<S: Session> Writer<'_, S> {
@@ -165,12 +180,13 @@ impl<S: Session> Writer<'_, S> {
                 self.session.free_letters(self.pipeline, upto_number)?;
                 self.recount = true;
             }
+            Change::Raw(raw) => pending.raw.push(raw),
         }
         Ok(())
     }
 
     fn put(&mut self, pending: Pending) -> Result<(), StoreError> {
-        let Pending { rows, panes, letters, again, counted } = pending;
+        let Pending { rows, panes, letters, again, counted, raw } = pending;
         if !rows.is_empty() {
             self.put_rows(&rows.into_values().collect::<Vec<_>>())?;
         }
@@ -189,6 +205,11 @@ impl<S: Session> Writer<'_, S> {
             self.session.count_letters(self.stream, self.pipeline, &counted)?;
             self.flushed.replayed += counted.len() as u64;
             self.recount = true;
+        }
+        if !raw.is_empty() {
+            self.session.put_raw(self.stream, &raw)?;
+            self.flushed.raw_events += raw.iter().map(|raw| raw.events.len() as u64).sum::<u64>();
+            self.flushed.raw_time = self.flushed.raw_time.max(raw.iter().map(|raw| raw.ingest_time).max());
         }
         Ok(())
     }

@@ -9,8 +9,8 @@ use super::postgres::Postgres;
 use super::session::{Access, Database, Line, Session};
 use super::sqlite::Sqlite;
 use super::{
-    Admit, Definition, Fence, Flush, Flushed, LetterFilter, LetterId, LetterReason, Query, Registered, ResultRows,
-    Snapshot, StoreError, StoredLetter, begin, commit, replay,
+    Admit, Definition, Examined, Fence, Flush, Flushed, LetterFilter, LetterId, LetterReason, Query, Registered,
+    ResultRows, Snapshot, StoreError, StoredLetter, begin, commit, examine::examine, replay,
 };
 use crate::config::StoreUrl;
 use crate::event::Replayed;
@@ -85,8 +85,8 @@ impl Store {
     /// As the store answers.
     pub fn migrate(url: &StoreUrl) -> Result<(), StoreError> {
         match url {
-            StoreUrl::Sqlite(path) => once(&Sqlite::new(path)?, Access::Write, |_| Ok(())),
-            StoreUrl::Postgres(config) => once(&Postgres::new(config)?, Access::Write, |_| Ok(())),
+            StoreUrl::Sqlite(path) => apart(&Sqlite::new(path)?, migrate_tables),
+            StoreUrl::Postgres(config) => apart(&Postgres::new(config)?, migrate_tables),
         }
     }
 
@@ -98,8 +98,21 @@ impl Store {
     pub fn registered_at(url: &StoreUrl) -> Result<Vec<Registered>, StoreError> {
         match url {
             StoreUrl::Sqlite(path) if !path.exists() => Ok(Vec::new()),
-            StoreUrl::Sqlite(path) => once(&Sqlite::new(path)?, Access::Read, Session::all_registered),
-            StoreUrl::Postgres(config) => once(&Postgres::new(config)?, Access::Read, Session::all_registered),
+            StoreUrl::Sqlite(path) => apart(&Sqlite::new(path)?, all_registered),
+            StoreUrl::Postgres(config) => apart(&Postgres::new(config)?, all_registered),
+        }
+    }
+
+    /// Looks at tables and checkpoints, and changes nothing.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub fn examine(url: &StoreUrl) -> Result<Examined, StoreError> {
+        match url {
+            // Whoever opens a file makes it.
+            StoreUrl::Sqlite(path) if !path.exists() => Ok(Examined::nothing()),
+            StoreUrl::Sqlite(path) => apart(&Sqlite::new(path)?, examine),
+            StoreUrl::Postgres(config) => apart(&Postgres::new(config)?, examine),
         }
     }
 
@@ -255,18 +268,21 @@ impl Store {
     }
 }
 
-/// One job over a connection of its own, on a thread of its own: a connection to PostgreSQL cannot be made inside
-/// somebody's runtime.
-fn once<D: Database, T: Send + 'static>(
-    database: &D,
-    access: Access,
-    job: fn(&mut D::Session) -> Result<T, StoreError>,
-) -> Result<T, StoreError> {
+fn all_registered<D: Database>(database: &D) -> Result<Vec<Registered>, StoreError> {
+    database.connect(Access::Read, false)?.all_registered()
+}
+
+/// On a thread of its own: a connection to PostgreSQL cannot be made inside somebody's runtime.
+fn apart<D: Database, T: Send + 'static>(database: &D, work: fn(&D) -> Result<T, StoreError>) -> Result<T, StoreError> {
     let database = database.clone();
     let (reply, answer) = bounded(1);
     // Whoever asked waits for it.
-    spawn("store", move || drop(reply.send(Line::new(database, access, true).run(job))))?;
+    spawn("store", move || drop(reply.send(work(&database))))?;
     answer.recv().unwrap_or_else(|_| Err(ended()))
+}
+
+fn migrate_tables<D: Database>(database: &D) -> Result<(), StoreError> {
+    database.connect(Access::Write, true).map(drop)
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
@@ -288,6 +304,13 @@ fn write_all<D: Database>(mut line: Line<D>, jobs: &Receiver<Job>) {
                     (flushed, _) => flushed,
                 };
                 let failed = flushed.is_err();
+                if let (Ok(flushed), Some(retain_ms)) = (&flushed, flush.definition.raw_retain_ms()) {
+                    // Committed is committed: what cannot be deleted now is tried again behind the next flush.
+                    let stream = &flush.stream;
+                    let pruned = line.run(|session| commit::prune(session, stream, *flushed, retain_ms));
+                    let failed = |error| log::warn!("stream {stream}: old raw events could not be deleted: {error}");
+                    pruned.unwrap_or_else(failed);
+                }
                 let Flush { chunks, reply, .. } = flush;
                 answer(reply, flushed);
                 if failed {

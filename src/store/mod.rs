@@ -7,6 +7,7 @@
 mod begin;
 mod commit;
 mod error;
+mod examine;
 mod handle;
 mod image;
 mod letters;
@@ -27,9 +28,10 @@ use std::sync::Arc;
 use crossbeam_channel::Receiver;
 use tokio::sync::oneshot;
 
-use crate::event::{Account, Counted, Letter, Position};
+use crate::event::{Account, Counted, Letter, Position, RawEvents};
 
 pub use error::StoreError;
+pub use examine::{Examined, Kept, Standing};
 pub use handle::{Replay, Store};
 pub use letters::{LetterFilter, LetterId, LetterReason, StoredLetter};
 
@@ -67,6 +69,10 @@ pub trait Definition: Send + Sync {
     fn group(&self, key: &[u8]) -> Result<serde_json::Value, String>;
     /// The definition as JSON, secrets masked.
     fn definition(&self) -> &serde_json::Value;
+    /// How long a stream's raw events stay, ms by their ingest time; of its intake, where it keeps them.
+    fn raw_retain_ms(&self) -> Option<i64> {
+        None
+    }
 }
 
 /// A column of a pipeline's view.
@@ -129,6 +135,8 @@ pub enum Change {
         /// Inclusive.
         upto_number: u64,
     },
+    /// Events as they came, of a stream that keeps them.
+    Raw(Arc<RawEvents>),
 }
 
 /// Up to where a pipeline's effects are in the store.
@@ -280,6 +288,10 @@ pub struct Flushed {
     pub discarded: u64,
     /// Letters whose replay has come to its end, one way or the other.
     pub replayed: u64,
+    /// Raw events written.
+    pub raw_events: u64,
+    /// The greatest ingest time among them, unix ms.
+    pub raw_time: Option<i64>,
 }
 
 /// Which rows of a pipeline's view to read.

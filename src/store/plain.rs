@@ -154,7 +154,7 @@ macro_rules! plain_tables {
         use crate::store::schema::{checkpoints, dead_letters, pane_states, pipelines, window_results};
         use crate::store::session::{open_pane, open_row};
         use crate::store::{
-            Beginning, Change, Checkpoint, Fence, LETTER_BYTES, LetterFilter, LetterId, LetterReason, Registered,
+            Beginning, Change, Checkpoint, Fence, Kept, LETTER_BYTES, LetterFilter, LetterId, LetterReason, Registered,
             Replay, Revision, StoreError, StoredLetter,
         };
 
@@ -307,6 +307,20 @@ macro_rules! plain_tables {
         pub(super) fn checkpoint(connection: &mut $Connection, pipeline: &str) -> Result<Checkpoint, StoreError> {
             let row = checkpoints::table.find(pipeline).select(CheckpointRow::as_select()).first(connection)?;
             Ok(row.into())
+        }
+
+        pub(super) fn all_checkpoints(connection: &mut $Connection) -> Result<Vec<Kept>, StoreError> {
+            let rows: Vec<(String, String, i64, i64)> = checkpoints::table
+                .order(checkpoints::pipeline)
+                .select((checkpoints::pipeline, checkpoints::stream, checkpoints::journal_id, checkpoints::position))
+                .load(connection)?;
+            let kept = |(pipeline, stream, journal_id, position): (_, _, i64, i64)| Kept {
+                pipeline,
+                stream,
+                journal_id: journal_id.cast_unsigned(),
+                position: position.cast_unsigned(),
+            };
+            Ok(rows.into_iter().map(kept).collect())
         }
 
         pub(super) fn open_rows(

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::handle::Replay;
 use super::image::{Key, PaneImage, RowImage};
 use super::{
-    Change, Checkpoint, Definition, Fence, LetterFilter, LetterId, LetterReason, Query, Registered, ResultRows,
-    Revision, StateBytes, StoreError, StoredLetter,
+    Change, Checkpoint, Definition, Fence, Kept, LetterFilter, LetterId, LetterReason, Query, Registered, ResultRows,
+    Revision, Standing, StateBytes, StoreError, StoredLetter,
 };
-use crate::event::{Counted, Letter, Position, Replayed};
+use crate::event::{Counted, Letter, Position, RawEvents, Replayed};
 
 /// Whether a connection may write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +42,11 @@ pub(super) trait Session {
     fn judge(&self, error: StoreError) -> StoreError {
         error
     }
+
+    /// How the tables stand to this version.
+    fn standing(&mut self) -> Result<Standing, StoreError>;
+    /// All checkpoints.
+    fn checkpoints(&mut self) -> Result<Vec<Kept>, StoreError>;
 
     /// Opens a transaction that writes.
     fn begin(&mut self) -> Result<(), StoreError>;
@@ -116,6 +121,11 @@ pub(super) trait Session {
     ) -> Result<Vec<(u64, Replayed)>, StoreError>;
     /// Deletes some of the letters that failed before this and are not under replay; how many.
     fn prune_letters(&mut self, before: i64) -> Result<u64, StoreError>;
+    /// Writes raw events; one that is there already is this one.
+    fn put_raw(&mut self, stream: &str, raw: &[Arc<RawEvents>]) -> Result<(), StoreError>;
+    /// Outside of any transaction: deletes raw events that the journal took before this, the oldest first, at most so
+    /// many (or whole days).
+    fn prune_raw(&mut self, stream: &str, before: i64, at_most: u64) -> Result<(), StoreError>;
     /// What is stored under these keys, in their order.
     fn stored(&mut self, pipeline: &str, keys: &[Key]) -> Result<Vec<Option<Stored>>, StoreError>;
     /// Writes the checkpoint.

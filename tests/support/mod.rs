@@ -32,6 +32,7 @@ pub fn wait_until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
 pub struct Mill {
     folder: tempfile::TempDir,
     extra: Vec<String>,
+    wrapper: Vec<String>,
 }
 
 /// A running daemon. Dropping it kills it.
@@ -45,7 +46,7 @@ impl Mill {
     /// A folder with this config; `[http]` and the stream's address `web` are added.
     pub fn new(config: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mill = Self { folder, extra: Vec::new() };
+        let mill = Self { folder, extra: Vec::new(), wrapper: Vec::new() };
         mill.write_config(config);
         mill
     }
@@ -54,6 +55,16 @@ impl Mill {
     pub fn with(mut self, arguments: &[&str]) -> Self {
         self.extra = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         self
+    }
+
+    /// A command that runs the daemon, such as `prlimit`; none: directly.
+    pub fn under(&mut self, wrapper: &[&str]) {
+        self.wrapper = wrapper.iter().map(|argument| (*argument).to_owned()).collect();
+    }
+
+    /// Runs a verb that takes the config.
+    pub fn verb(&self, verb: &str, arguments: &[&str]) -> Output {
+        tidemill().arg(verb).arg(self.config()).args(arguments).output().unwrap()
     }
 
     pub fn write_config(&self, config: &str) {
@@ -75,6 +86,10 @@ impl Mill {
 
     fn command(&self) -> Command {
         let mut command = tidemill();
+        if let [program, arguments @ ..] = self.wrapper.as_slice() {
+            let tidemill = std::mem::replace(&mut command, Command::new(program));
+            command.args(arguments).arg(tidemill.get_program());
+        }
         command.arg("run").arg(self.config()).args(["--ready", "-"]).args(&self.extra);
         command
     }
@@ -218,6 +233,16 @@ impl Daemon {
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// How it ends by itself.
+    pub fn wait(mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+
+    /// Whether it still runs.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
     }
 
     /// SIGTERM, and how it ended.

@@ -76,6 +76,8 @@ tcp = "0.0.0.0:7602"
 open = true
 [streams.one]
 token = "0123456789abcdef"
+raw_events = { retain = "36h" }
+time = { field = "meta.ts", unit = "ms" }
 [pipelines.p]
 stream = "web"
 time = { field = '"odd name".ts', unit = "ns" }

@@ -66,7 +66,7 @@ fn a_crash_at_any_moment_keeps_all_that_was_durable_and_invents_nothing() {
 }
 
 /// A journal of one segment whose blocks were synced in groups, closed; with its blocks.
-fn one_segment(dir: &Path, groups: &[usize]) -> Vec<Block> {
+pub(super) fn one_segment(dir: &Path, groups: &[usize]) -> Vec<Block> {
     let journal = open(small(dir));
     let mut blocks = Vec::new();
     let mut after = 0;

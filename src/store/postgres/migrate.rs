@@ -11,9 +11,9 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use super::connection::Connection;
 use crate::config::PostgresConfig;
-use crate::store::StoreError;
 use crate::store::error::migration_failed as failed;
 use crate::store::names::identifier;
+use crate::store::{Standing, StoreError};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 
@@ -26,12 +26,17 @@ struct Count {
     count: i64,
 }
 
+#[derive(QueryableByName)]
+struct Version {
+    #[diesel(sql_type = Text)]
+    version: String,
+}
+
 /// Brings the tables up to date, or says why it may not.
 pub(super) fn migrate(connection: &mut Connection, schema: &str, allowed: bool) -> Result<(), StoreError> {
     connection.transaction(|connection| {
         sql_query("SELECT pg_advisory_xact_lock($1)").bind::<BigInt, _>(LOCK).execute(connection)?;
-        let known = MigrationSource::<Pg>::migrations(&MIGRATIONS).map_err(failed)?;
-        let known: HashSet<String> = known.iter().map(|migration| migration.name().version().to_string()).collect();
+        let known = known()?;
         let applied = if was_migrated(connection, schema)? { applied(connection)? } else { HashSet::new() };
         if let Some(newer) = applied.difference(&known).max() {
             return Err(StoreError::Schema(format!(
@@ -54,6 +59,20 @@ pub(super) fn migrate(connection: &mut Connection, schema: &str, allowed: bool) 
         connection.run_pending_migrations(MIGRATIONS).map_err(failed)?;
         Ok(())
     })
+}
+
+/// How the tables stand to this version, without a change.
+pub(super) fn standing(connection: &mut Connection, schema: &str) -> Result<Standing, StoreError> {
+    if !was_migrated(connection, schema)? {
+        return Ok(Standing::Missing);
+    }
+    let applied: Vec<Version> = sql_query("SELECT version::text FROM __diesel_schema_migrations").load(connection)?;
+    Ok(Standing::of(&known()?, applied.into_iter().map(|row| row.version).collect()))
+}
+
+fn known() -> Result<HashSet<String>, StoreError> {
+    let known = MigrationSource::<Pg>::migrations(&MIGRATIONS).map_err(failed)?;
+    Ok(known.iter().map(|migration| migration.name().version().to_string()).collect())
 }
 
 /// What to do about it.

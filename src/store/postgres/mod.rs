@@ -8,6 +8,7 @@ mod connection;
 mod migrate;
 mod plain;
 mod query;
+mod raw;
 mod sqlstate;
 mod tls;
 mod views;
@@ -21,11 +22,11 @@ use super::image::{Key, PaneImage, RowImage};
 use super::schema::checkpoints;
 use super::session::{Access, Database, Session, Stored};
 use super::{
-    Change, Checkpoint, Definition, Fence, LetterFilter, LetterId, LetterReason, Query, Registered, Replay, ResultRows,
-    Revision, StoreError, StoredLetter,
+    Change, Checkpoint, Definition, Fence, Kept, LetterFilter, LetterId, LetterReason, Query, Registered, Replay,
+    ResultRows, Revision, Standing, StoreError, StoredLetter,
 };
 use crate::config::PostgresConfig;
-use crate::event::{Counted, Letter, Position, Replayed};
+use crate::event::{Counted, Letter, Position, RawEvents, Replayed};
 use crate::limits::LETTER_LINE_SHOWN_BYTES;
 use connection::Connection;
 use sqlstate::LastState;
@@ -56,7 +57,8 @@ impl Database for Postgres {
             let done = migrate::migrate(&mut connection, &self.config.schema, migrate);
             done.map_err(|error| migrate::explained(state.judge(error), &self.config))?;
         }
-        Ok(PostgresSession { connection, state, schema: self.config.schema.clone() })
+        let (database, schema) = (self.clone(), self.config.schema.clone());
+        Ok(PostgresSession { connection, state, schema, database, raw_days: raw::Days::new() })
     }
 }
 
@@ -65,6 +67,8 @@ pub(super) struct PostgresSession {
     connection: Connection,
     state: LastState,
     schema: String,
+    database: Postgres,
+    raw_days: raw::Days,
 }
 
 impl Session for PostgresSession {
@@ -72,8 +76,18 @@ impl Session for PostgresSession {
         self.state.judge(error)
     }
 
+    fn standing(&mut self) -> Result<Standing, StoreError> {
+        self.state.clear();
+        migrate::standing(&mut self.connection, &self.schema)
+    }
+
+    fn checkpoints(&mut self) -> Result<Vec<Kept>, StoreError> {
+        plain::all_checkpoints(&mut self.connection)
+    }
+
     fn begin(&mut self) -> Result<(), StoreError> {
         self.state.clear();
+        self.raw_days.clear();
         Ok(<Connection as diesel::Connection>::TransactionManager::begin_transaction(&mut self.connection)?)
     }
 
@@ -213,6 +227,14 @@ impl Session for PostgresSession {
 
     fn prune_letters(&mut self, before: i64) -> Result<u64, StoreError> {
         plain::prune_letters(&mut self.connection, before)
+    }
+
+    fn put_raw(&mut self, stream: &str, raw: &[Arc<RawEvents>]) -> Result<(), StoreError> {
+        raw::put(self, stream, raw)
+    }
+
+    fn prune_raw(&mut self, stream: &str, before: i64, _at_most: u64) -> Result<(), StoreError> {
+        raw::prune(self, stream, before)
     }
 
     fn stored(&mut self, pipeline: &str, keys: &[Key]) -> Result<Vec<Option<Stored>>, StoreError> {

@@ -4,13 +4,13 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use diesel::migration::{Migration, MigrationSource};
-use diesel::sql_types::BigInt;
+use diesel::sql_types::{BigInt, Text};
 use diesel::sqlite::Sqlite;
 use diesel::{QueryableByName, RunQueryDsl, SqliteConnection, sql_query};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
-use crate::store::StoreError;
 use crate::store::error::migration_failed as failed;
+use crate::store::{Standing, StoreError};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 
@@ -20,11 +20,16 @@ struct Count {
     count: i64,
 }
 
+#[derive(QueryableByName)]
+struct Version {
+    #[diesel(sql_type = Text)]
+    version: String,
+}
+
 /// Brings the tables up to date, or says why it may not. One transaction holds off another process that does the same.
 pub(super) fn migrate(connection: &mut SqliteConnection, path: &Path, allowed: bool) -> Result<(), StoreError> {
     connection.immediate_transaction(|connection| {
-        let known = MigrationSource::<Sqlite>::migrations(&MIGRATIONS).map_err(failed)?;
-        let known: HashSet<String> = known.iter().map(|migration| migration.name().version().to_string()).collect();
+        let known = known()?;
         let applied = if was_migrated(connection)? { applied(connection)? } else { HashSet::new() };
         if let Some(newer) = applied.difference(&known).max() {
             return Err(StoreError::Schema(format!(
@@ -46,6 +51,20 @@ pub(super) fn migrate(connection: &mut SqliteConnection, path: &Path, allowed: b
         connection.run_pending_migrations(MIGRATIONS).map_err(failed)?;
         Ok(())
     })
+}
+
+/// How the tables stand to this version, without a change.
+pub(super) fn standing(connection: &mut SqliteConnection) -> Result<Standing, StoreError> {
+    if !was_migrated(connection)? {
+        return Ok(Standing::Missing);
+    }
+    let applied: Vec<Version> = sql_query("SELECT version FROM __diesel_schema_migrations").load(connection)?;
+    Ok(Standing::of(&known()?, applied.into_iter().map(|row| row.version).collect()))
+}
+
+fn known() -> Result<HashSet<String>, StoreError> {
+    let known = MigrationSource::<Sqlite>::migrations(&MIGRATIONS).map_err(failed)?;
+    Ok(known.iter().map(|migration| migration.name().version().to_string()).collect())
 }
 
 /// Asked first, since diesel makes its own table where it is missing.

@@ -4,10 +4,12 @@ mod connection;
 mod migrate;
 mod plain;
 mod query;
+mod raw;
 mod upsert;
 mod views;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use diesel::connection::{AnsiTransactionManager, TransactionManager};
 use diesel::prelude::*;
@@ -17,10 +19,10 @@ use super::image::{Key, PaneImage, RowImage};
 use super::schema::{checkpoints, dead_letters, window_results};
 use super::session::{Access, Database, Session, Stored};
 use super::{
-    Change, Checkpoint, Definition, Fence, LetterFilter, LetterId, LetterReason, Query, Registered, Replay, ResultRows,
-    Revision, StoreError, StoredLetter,
+    Change, Checkpoint, Definition, Fence, Kept, LetterFilter, LetterId, LetterReason, Query, Registered, Replay,
+    ResultRows, Revision, Standing, StoreError, StoredLetter,
 };
-use crate::event::{Counted, Letter, Position, Replayed};
+use crate::event::{Counted, Letter, Position, RawEvents, Replayed};
 use crate::limits::LETTER_LINE_SHOWN_BYTES;
 use upsert::{UpsertPane, UpsertRow};
 
@@ -88,6 +90,14 @@ struct LetterRow<'a> {
 }
 
 impl Session for SqliteSession {
+    fn standing(&mut self) -> Result<Standing, StoreError> {
+        migrate::standing(&mut self.connection)
+    }
+
+    fn checkpoints(&mut self) -> Result<Vec<Kept>, StoreError> {
+        plain::all_checkpoints(&mut self.connection)
+    }
+
     fn begin(&mut self) -> Result<(), StoreError> {
         Ok(AnsiTransactionManager::begin_transaction_sql(&mut self.connection, "BEGIN IMMEDIATE")?)
     }
@@ -274,6 +284,14 @@ impl Session for SqliteSession {
 
     fn prune_letters(&mut self, before: i64) -> Result<u64, StoreError> {
         plain::prune_letters(&mut self.connection, before)
+    }
+
+    fn put_raw(&mut self, stream: &str, raw: &[Arc<RawEvents>]) -> Result<(), StoreError> {
+        raw.iter().try_for_each(|batch| raw::put(&mut self.connection, stream, batch))
+    }
+
+    fn prune_raw(&mut self, stream: &str, before: i64, at_most: u64) -> Result<(), StoreError> {
+        raw::prune(&mut self.connection, stream, before, at_most)
     }
 
     fn stored(&mut self, pipeline: &str, keys: &[Key]) -> Result<Vec<Option<Stored>>, StoreError> {

@@ -26,6 +26,7 @@ mod hostile;
 mod letters;
 #[path = "../../../tests/support/postgres.rs"]
 mod postgres;
+mod raw_events;
 mod refusals;
 mod starts;
 mod support;

@@ -27,6 +27,7 @@ pub(super) struct Definitions {
     pub results: Vec<(String, ColumnType)>,
     pub raw: Option<fn(&[u8]) -> Value>,
     pub json: Value,
+    pub raw_retain_ms: Option<i64>,
 }
 
 pub(super) fn by_path(name: &str) -> Definitions {
@@ -36,6 +37,7 @@ pub(super) fn by_path(name: &str) -> Definitions {
         results: vec![("views".to_owned(), ColumnType::BigInt), ("bytes".to_owned(), ColumnType::Numeric)],
         raw: None,
         json: json!({"name": name}),
+        raw_retain_ms: None,
     }
 }
 
@@ -80,6 +82,9 @@ impl Definition for Definitions {
     }
     fn definition(&self) -> &Value {
         &self.json
+    }
+    fn raw_retain_ms(&self) -> Option<i64> {
+        self.raw_retain_ms
     }
 }
 
@@ -270,8 +275,12 @@ pub(super) fn a_flush(
 }
 
 pub(super) fn open_flush(store: &Store, definition: &Definitions, fence: Fence) -> OpenFlush {
+    open_flush_of("web", store, definition, fence)
+}
+
+pub(super) fn open_flush_of(stream: &str, store: &Store, definition: &Definitions, fence: Fence) -> OpenFlush {
     let (chunks, flush, reply) = a_flush(definition, fence, ROOMY);
-    store.flush(flush);
+    store.flush(Flush { stream: stream.to_owned(), ..flush });
     OpenFlush { chunks, reply }
 }
 
