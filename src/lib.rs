@@ -43,6 +43,7 @@
 
 pub mod clock;
 pub mod limits;
+pub mod moments;
 pub mod units;
 
 pub mod event;

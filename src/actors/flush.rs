@@ -235,6 +235,7 @@ impl Work {
     ) {
         let context = &self.context;
         self.pause = Duration::ZERO;
+        fail::fail_point!("flush-told");
         context.open_bytes.fetch_sub(letter_bytes, Ordering::Relaxed);
         {
             let mut view = context.pipeline.inner.lock();

@@ -13,7 +13,8 @@ use super::mailbox::{Closed, Inlet, Outlet, Parcel};
 use super::messages::{Barrier, FlushDue, FlushReason, Letters, Outcome, Records, WindowRows};
 use super::stats::{ActorStats, PipelineStats};
 use crate::clock::Clock;
-use crate::event::{Account, Batch, Position, PositionError};
+use crate::event::{Account, Batch, Letter, Position, PositionError};
+use crate::moments::is_sabotaged;
 use crate::pipeline::{IntakeOperator, StageOperator, Staged};
 use crate::store::Checkpoint;
 use crate::window::FirstRecord;
@@ -154,7 +155,9 @@ impl Output {
     async fn send(&mut self, staged: Staged, first: FirstRecord) -> Result<(), Closed> {
         self.stats.blocked(true);
         let epoch = self.epoch;
-        if !staged.letters.is_empty() {
+        if is_sabotaged("barrier-before-letters") {
+            self.dawdle(staged.letters);
+        } else if !staged.letters.is_empty() {
             self.letters.send(Letters { letters: staged.letters, epoch }).await?;
         }
         for ((window, _), rows) in self.windows.iter().zip(staged.rows) {
@@ -164,15 +167,28 @@ impl Output {
         Ok(())
     }
 
+    /// The fault `barrier-before-letters`: the letters come when the barrier of their epoch has passed.
+    fn dawdle(&self, letters: Vec<Letter>) {
+        let (to, epoch, clock) = (self.letters.clone(), self.epoch, self.clock.clone());
+        actix::spawn(async move {
+            clock.sleep(Duration::from_millis(200)).await;
+            // Where DeadLetter has ended, the generation has.
+            let _ = to.send(Letters { letters, epoch }).await;
+        });
+    }
+
     async fn barrier(&mut self, reason: FlushReason, checkpoint: Checkpoint) -> Result<(), Closed> {
         let committed = self.outcome.borrow().committed;
         let barrier = Barrier { epoch: self.epoch, committed, reason, checkpoint };
         self.epoch += 1;
         self.pipeline.barrier();
+        fail::fail_point!("barrier-before");
         for (_, window) in &self.windows {
             window.send(barrier.clone()).await?;
         }
-        self.dead_letter.send(barrier).await
+        self.dead_letter.send(barrier).await?;
+        fail::fail_point!("barrier-after");
+        Ok(())
     }
 
     /// Whether the last barrier's flush has not ended yet. Notes the pause that a failed one wants.

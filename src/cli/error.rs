@@ -17,6 +17,9 @@ pub(super) enum CliError {
     /// A journal cannot be used, or has failed.
     #[error("{0}")]
     Journal(String),
+    /// A check says that something is wrong, and has told what.
+    #[error("{0}")]
+    Failed(String),
     /// Somebody else does not answer, or says no.
     #[error("{0}")]
     Unavailable(String),
@@ -39,9 +42,10 @@ impl CliError {
         Self::Config(report.render(std::io::IsTerminal::is_terminal(&io::stderr())))
     }
 
-    /// Code 64, 69, 70, 74 or 78; a reader that went away has what it wanted: 0.
+    /// Code 1, 64, 69, 70, 74 or 78; a reader that went away has what it wanted: 0.
     pub(super) fn exit_code(&self) -> u8 {
         match self {
+            Self::Failed(_) => 1,
             Self::Usage(_) => EXIT_USAGE,
             Self::Unavailable(_) => 69,
             Self::Bug(_) => 70,
@@ -69,6 +73,7 @@ mod tests {
 
     #[test]
     fn codes_are_those_of_sysexits() {
+        assert_eq!(CliError::Failed(String::new()).exit_code(), 1);
         assert_eq!(CliError::Usage(String::new()).exit_code(), 64);
         assert_eq!(CliError::Unavailable(String::new()).exit_code(), 69);
         assert_eq!(CliError::Bug(String::new()).exit_code(), 70);

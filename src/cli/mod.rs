@@ -17,6 +17,7 @@ mod serve;
 mod shop;
 mod stats;
 mod table;
+mod torture;
 mod validate;
 
 use std::process::ExitCode;
@@ -59,6 +60,7 @@ enum Verb {
     Dlq(dlq::Args),
     Stats(stats::Args),
     Pipeline(pipeline::Args),
+    Torture(torture::Args),
 }
 
 /// Runs the program: reads the arguments, does what they say, and answers with a code of sysexits.
@@ -102,6 +104,7 @@ fn dispatch(verb: Verb) -> Result<(), CliError> {
         Verb::Dlq(args) => dlq::run(&args),
         Verb::Stats(args) => stats::run(&args),
         Verb::Pipeline(args) => pipeline::run(&args),
+        Verb::Torture(args) => torture::run(&args),
     }
 }
 

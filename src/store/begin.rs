@@ -29,7 +29,9 @@ pub(super) fn begin(
     admit(&checkpoint).map_err(StoreError::Refused)?;
     let mut open = session.open_rows(pipeline, checkpoint.watermark)?;
     open.append(&mut session.panes(pipeline)?);
+    fail::fail_point!("fence-before-commit");
     session.commit()?;
+    fail::fail_point!("fence-after-commit");
     Ok(Snapshot { fence, checkpoint, open })
 }
 

@@ -30,6 +30,7 @@ use crate::event::{Account, Letter, Position};
 pub use error::StoreError;
 pub use handle::Store;
 pub use letters::{LetterFilter, LetterId, LetterReason, StoredLetter};
+pub(crate) use postgres::tls_connector;
 
 /// The private state of one group in one window or pane, encoded (versioned and mergeable; see `window`).
 pub type StateBytes = Vec<u8>;

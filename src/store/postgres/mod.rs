@@ -29,6 +29,7 @@ use crate::event::Letter;
 use crate::limits::LETTER_LINE_SHOWN_BYTES;
 use connection::Connection;
 use sqlstate::LastState;
+pub(crate) use tls::connector as tls_connector;
 
 /// A database, and how it is reached.
 #[derive(Clone)]
