@@ -19,3 +19,4 @@ mod ownership;
 mod postgres;
 mod protocol;
 mod tidy;
+mod torture;

@@ -15,7 +15,8 @@ use crate::cli::error::CliError;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Lines of its log that are shown where it did not start.
 const LOG_LINES: usize = 8;
-const KILL: i32 = 9;
+/// The signal.
+pub(super) const KILL: i32 = 9;
 
 /// A folder with a config, a journal and perhaps a store.
 pub(super) struct Home {
@@ -29,6 +30,8 @@ pub(super) struct Environment {
     pub(super) moment: Option<(&'static str, u64)>,
     /// How wrong its clock is, ms: at first, and then.
     pub(super) clock: Option<(i64, i64)>,
+    /// Window actors a pipeline; 0: as it likes.
+    pub(super) window_actors: u64,
     /// Without a fault, whatever our own environment says.
     pub(super) sound: bool,
 }
@@ -117,6 +120,9 @@ impl Home {
         // In a group of its own, so that a Ctrl-C in the terminal is for us alone: we end it then.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
         command.env_remove("TIDEMILL_MOMENT").env_remove("TIDEMILL_CLOCK");
+        if environment.window_actors > 0 {
+            command.arg("--window-actors").arg(environment.window_actors.to_string());
+        }
         if let Some((name, pass)) = environment.moment {
             command.env("TIDEMILL_MOMENT", format!("{name}:{pass}"));
         }
@@ -167,7 +173,7 @@ impl Daemon {
     }
 
     /// `kill -9`.
-    pub(super) fn kill(mut self) {
+    pub(super) fn kill(&mut self) {
         kill(&mut self.child);
     }
 

@@ -29,7 +29,7 @@ use crate::clock::Clock;
 use crate::moments;
 use daemon::{Environment, Home, Started};
 use lines::{Lines, MAIN};
-use rounds::{Broken, Rounds};
+use rounds::{Damage, Ground, Rounds};
 use store::Store;
 use verdict::{Tables, Verdict};
 
@@ -149,7 +149,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     let folder = folder.map_err(|error| CliError::Io { what: "cannot make a temporary folder".to_owned(), error })?;
     let run = Run::new()?;
     let calm_store = store.another();
-    let mut rounds = Rounds::new(lines, moments);
+    let mut rounds = Rounds::new(lines, moments, !args.moment.is_empty());
     let bar = bar(args.rounds);
     let judged = judge(&run, &mut rounds, (&store, &calm_store), folder.path(), &bar);
     bar.finish_and_clear();
@@ -210,7 +210,7 @@ fn judge(
 ) -> Result<Verdict, Trouble> {
     let config = format!("{}flush_every = \"30ms\"\n{}", store.section(), pipelines::config(true));
     let home = Home::new(folder.join("tortured"), &config)?;
-    rounds.run(run, &home, store, bar)?;
+    rounds.run(Ground { run, home: &home, store }, bar)?;
     bar.set_message("an undisturbed run of the same journal");
     let config = format!("{}{}", calm_store.section(), pipelines::config(false));
     let calm = Home::new(folder.join("calm"), &config)?;
@@ -246,7 +246,7 @@ fn bar(rounds: u64) -> ProgressBar {
 
 fn report(outcome: &Outcome, lines: Lines, store: &Store, as_json: bool) -> io::Result<()> {
     let Outcome { rounds, verdict, broken, seconds } = outcome;
-    let Broken { kills, hits, holds, cuts, clock_steps, interrupted, .. } = &rounds.broken;
+    let Damage { kills, hits, holds, cuts, clock_steps, interrupted, .. } = &rounds.damage;
     let sent: u64 = lines::PRODUCERS.iter().map(|producer| lines.all(producer)).sum();
     let mut out = io::stdout().lock();
     if as_json {

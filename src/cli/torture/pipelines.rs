@@ -145,7 +145,8 @@ aggregates = { events = "count(*)", numbers = "sum(n)", squares = "sum(n * n)" }
 pub(super) fn config(all: bool) -> String {
     let mut text = format!(
         "[streams.{MAIN}]\ntcp = \"127.0.0.1:0\"\njournal_limit = \"64GiB\"\njournal_keep = \"3650d\"\n\
-         [streams.{BRIEF}]\ntcp = \"127.0.0.1:0\"\njournal_limit = \"8MiB\"\njournal_keep = \"0s\"\n"
+         [streams.{BRIEF}]\ntcp = \"127.0.0.1:0\"\ndurability = \"os\"\njournal_limit = \"8MiB\"\n\
+         journal_keep = \"0s\"\n"
     );
     for pipeline in PIPELINES.iter().filter(|pipeline| all || pipeline.stream == MAIN) {
         text.push_str(&format!(
