@@ -157,7 +157,9 @@ impl Store {
     pub(super) fn remove(&self) -> Result<(), CliError> {
         let Self::Postgres { schema, .. } = self else { return Ok(()) };
         let (client, runtime) = self.connect()?;
-        self.run(&client, &runtime, &self.removal(schema)).map(drop)
+        // Its notices about all that goes with it would end in our log.
+        let removal = format!("SET client_min_messages = warning; {}", self.removal(schema));
+        self.run(&client, &runtime, &removal).map(drop)
     }
 
     /// What takes it away, where something outside the daemon's folder is left.
