@@ -117,6 +117,16 @@ fn each_fault_is_found() {
 }
 
 #[test]
+fn a_store_that_is_not_there_is_no_verdict() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = command(folder.path(), &["--store", "postgres://nobody@127.0.0.1:1/none"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(said.contains("127.0.0.1:1") && output.stdout.is_empty(), "{said}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn ctrl_c_ends_all_of_it_and_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = command(folder.path(), &["--rounds", "1000"]);

@@ -230,7 +230,7 @@ fn behind(stats: &Value) -> Vec<String> {
         let stream = streams.iter().find(|stream| stream["name"] == pipeline["stream"])?;
         let (last, position) = (stream["journal"]["last"].as_u64()?, pipeline["position"].as_u64()?);
         let (name, state) = (pipeline["name"].as_str()?, pipeline["state"].as_str()?);
-        (position < last).then(|| format!("{name} is {state} at {position} of {last} {}", pipeline["last_error"]))
+        (position < last).then(|| format!("{name} is {state} at {position} of {last} {}", pipeline["error"]))
     };
     all("pipelines").iter().filter_map(is_behind).collect()
 }

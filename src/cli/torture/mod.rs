@@ -144,6 +144,7 @@ impl Outcome {
 pub(super) fn run(args: &Args) -> Result<(), CliError> {
     let moments = chosen_moments(&args.moment)?;
     let store = Store::new(args.store.as_deref())?;
+    store.probe()?;
     let lines = Lines { seed: args.seed.unwrap_or_else(|| fastrand::u64(..) >> 16), rounds: args.rounds };
     let folder = tempfile::Builder::new().prefix("tidemill-torture-").tempdir();
     let folder = folder.map_err(|error| CliError::Io { what: "cannot make a temporary folder".to_owned(), error })?;

@@ -62,6 +62,14 @@ impl Store {
         }
     }
 
+    /// Whether it is there: what cannot be reached at the start is no verdict.
+    pub(super) fn probe(&self) -> Result<(), CliError> {
+        match self {
+            Self::Sqlite => Ok(()),
+            Self::Postgres { .. } => self.connect().map(drop),
+        }
+    }
+
     /// Its name in the verdict.
     pub(super) fn kind(&self) -> &'static str {
         match self {
