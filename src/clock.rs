@@ -6,13 +6,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::moments::Steps;
+
 /// Wall time (what records are stamped with) and monotonic time (how long something took).
 #[derive(Clone)]
 pub struct Clock(Source);
 
 #[derive(Clone)]
 enum Source {
-    System { started: Instant },
+    System { started: Instant, steps: Option<Steps> },
     Manual(Arc<Manual>),
 }
 
@@ -27,7 +29,7 @@ impl Clock {
     /// The machine's clock.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
     pub fn system() -> Self {
-        Self(Source::System { started: Instant::now() })
+        Self(Source::System { started: Instant::now(), steps: Steps::from_env() })
     }
 
     /// A clock that stands until it is turned by hand.
@@ -40,10 +42,13 @@ impl Clock {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
     pub fn wall_ms(&self) -> i64 {
         match &self.0 {
-            Source::System { .. } => match SystemTime::now().duration_since(UNIX_EPOCH) {
-                Ok(since) => since.as_millis() as i64,
-                Err(before) => -(before.duration().as_millis() as i64),
-            },
+            Source::System { steps, .. } => {
+                let wall = match SystemTime::now().duration_since(UNIX_EPOCH) {
+                    Ok(since) => since.as_millis() as i64,
+                    Err(before) => -(before.duration().as_millis() as i64),
+                };
+                wall + steps.map_or(0, |steps| steps.at(self.elapsed()))
+            }
             Source::Manual(manual) => manual.now.lock().0,
         }
     }
@@ -52,7 +57,7 @@ impl Clock {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
     pub fn elapsed(&self) -> Duration {
         match &self.0 {
-            Source::System { started } => Instant::now().duration_since(*started),
+            Source::System { started, .. } => Instant::now().duration_since(*started),
             Source::Manual(manual) => manual.now.lock().1,
         }
     }

@@ -15,6 +15,7 @@
 //! | [`config`] | TOML in, a checked config or all its errors out |
 //! | [`http`] | bodies of events; health, stats, rows, orders to pipelines; who may |
 //! | [`cli`] | the verbs |
+//! | [`moments`] | where the crash test kills, in test builds |
 //!
 //! A file imports only from rooms below its own, or from its own room. [`Tidemill`] is the way in:
 //!
@@ -43,6 +44,7 @@
 
 pub mod clock;
 pub mod limits;
+pub mod moments;
 pub mod units;
 
 pub mod event;

@@ -24,3 +24,4 @@ mod protocol;
 mod raw_events;
 mod replay;
 mod tidy;
+mod torture;

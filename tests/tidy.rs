@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Which floor a room is on: a file imports only from floors below, or from its own room.
-const FLOORS: [(&str, u8); 17] = [
+const FLOORS: [(&str, u8); 18] = [
     ("limits", 1),
     ("clock", 1),
+    ("moments", 1),
     ("units", 1),
     ("event", 2),
     ("window", 3),
@@ -23,8 +24,9 @@ const FLOORS: [(&str, u8); 17] = [
     ("cli", 9),
     ("main", 10),
 ];
-/// Rooms on one floor of which one may name the other: a view's columns have the types that the config gives them.
-const NEIGHBOURS: [(&str, &str); 1] = [("store", "config")];
+/// Rooms on one floor of which one may name the other: a view's columns have the types that the config gives them; test
+/// builds make the clock step.
+const NEIGHBOURS: [(&str, &str); 2] = [("store", "config"), ("clock", "moments")];
 const FILE_LINES_MAX: usize = 500;
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

@@ -59,6 +59,7 @@ impl DeadLetter {
             return Vec::new();
         }
         self.aligned = 0;
+        fail::fail_point!("barrier-aligned");
         self.open = self.open.split_off(&(barrier.committed + 1));
         let part = self.windows;
         let (mut pieces, mut changes, mut bytes) = (Vec::new(), Vec::new(), 0);

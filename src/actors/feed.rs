@@ -99,6 +99,7 @@ impl Feed {
                 self.recent.advance(cursor, position);
             }
             if self.recent.has_next(cursor) {
+                fail::fail_point!("rejoin");
                 return Ok(true);
             }
         }

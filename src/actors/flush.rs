@@ -234,6 +234,7 @@ impl Work {
     fn committed(&mut self, barrier: &Barrier, checkpoint: Checkpoint, all: Share, flushed: Flushed, took: Duration) {
         self.pause = Duration::ZERO;
         self.context.revise = None;
+        fail::fail_point!("flush-told");
         let context = &self.context;
         context.open_bytes.fetch_sub(all.letter_bytes, Ordering::Relaxed);
         context.pipeline.letters_discarded.fetch_add(flushed.discarded, Ordering::Relaxed);

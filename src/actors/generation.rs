@@ -108,6 +108,7 @@ impl Pipeline {
             drain: self.drain.clone(),
         };
         let timer = timer(self.clock.clone(), self.flush_every, due);
+        fail::fail_point!("generation-built");
         let tasks = vec![actix::spawn(feed.run(position, keeper)), actix::spawn(timer)];
         Ok(Generation { ended, tasks, alive: Some(alive) })
     }

@@ -184,6 +184,13 @@ pub struct Letters {
     pub epoch: u64,
 }
 
+impl Letters {
+    /// Whether there is nothing to send.
+    pub fn is_empty(&self) -> bool {
+        self.letters.is_empty() && self.counted.is_empty() && self.raw.is_none()
+    }
+}
+
 /// Window, DeadLetter → Flush: a piece of an epoch.
 #[derive(Debug)]
 pub struct Changes {

@@ -14,6 +14,7 @@ use super::messages::{Barrier, FlushDue, FlushReason, Letters, Outcome, Records,
 use super::stats::{ActorStats, PipelineStats};
 use crate::clock::Clock;
 use crate::event::{Account, Batch, Position, PositionError};
+use crate::moments::is_sabotaged;
 use crate::pipeline::{IntakeOperator, StageOperator, Staged};
 use crate::store::Checkpoint;
 use crate::window::FirstRecord;
@@ -154,9 +155,12 @@ impl Output {
     async fn send(&mut self, staged: Staged, first: FirstRecord) -> Result<(), Closed> {
         self.stats.blocked(true);
         let epoch = self.epoch;
-        if !staged.letters.is_empty() || !staged.counted.is_empty() || staged.raw.is_some() {
-            let (letters, counted, raw) = (staged.letters, staged.counted, staged.raw);
-            self.letters.send(Letters { letters, counted, raw, epoch }).await?;
+        let (letters, counted, raw) = (staged.letters, staged.counted, staged.raw);
+        let letters = Letters { letters, counted, raw, epoch };
+        if is_sabotaged("barrier-before-letters") {
+            self.dawdle(letters);
+        } else if !letters.is_empty() {
+            self.letters.send(letters).await?;
         }
         for ((window, _), rows) in self.windows.iter().zip(staged.rows) {
             window.send(WindowRows { rows, epoch, first }).await?;
@@ -165,15 +169,28 @@ impl Output {
         Ok(())
     }
 
+    /// The fault `barrier-before-letters`: the letters come when the barrier of their epoch has passed.
+    fn dawdle(&self, letters: Letters) {
+        let (to, clock) = (self.letters.clone(), self.clock.clone());
+        actix::spawn(async move {
+            clock.sleep(Duration::from_millis(200)).await;
+            // Where DeadLetter has ended, the generation has.
+            let _ = to.send(letters).await;
+        });
+    }
+
     async fn barrier(&mut self, reason: FlushReason, checkpoint: Checkpoint) -> Result<(), Closed> {
         let committed = self.outcome.borrow().committed;
         let barrier = Barrier { epoch: self.epoch, committed, reason, checkpoint };
         self.epoch += 1;
         self.pipeline.barrier();
+        fail::fail_point!("barrier-before");
         for (_, window) in &self.windows {
             window.send(barrier.clone()).await?;
         }
-        self.dead_letter.send(barrier).await
+        self.dead_letter.send(barrier).await?;
+        fail::fail_point!("barrier-after");
+        Ok(())
     }
 
     /// Whether the last barrier's flush has not ended yet. Notes the pause that a failed one wants.

@@ -19,6 +19,7 @@ mod serve;
 mod shop;
 mod stats;
 mod table;
+mod torture;
 mod validate;
 
 use std::process::ExitCode;
@@ -63,6 +64,7 @@ enum Verb {
     Stats(stats::Args),
     Pipeline(pipeline::Args),
     Doctor(doctor::Args),
+    Torture(torture::Args),
 }
 
 /// Runs the program: reads the arguments, does what they say, and answers with a code of sysexits.
@@ -108,6 +110,7 @@ fn dispatch(verb: Verb) -> Result<(), CliError> {
         Verb::Stats(args) => stats::run(&args),
         Verb::Pipeline(args) => pipeline::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
+        Verb::Torture(args) => torture::run(&args),
     }
 }
 

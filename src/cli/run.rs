@@ -26,6 +26,7 @@ pub(super) struct Args {
 
 /// Runs until it is told to stop.
 pub(super) fn run(args: Args) -> Result<(), CliError> {
+    crate::moments::arm().map_err(CliError::Usage)?;
     let mill = Tidemill::from_file(&args.config).map_err(|report| CliError::config(&report))?;
     let mut mill = mill.window_actors(args.window_actors);
     if let Some(code) = args.accept_plan {

@@ -122,11 +122,13 @@ impl Writer {
     fn delete(&mut self, segment: Closed) -> Result<(), Failure> {
         let roomy = self.progress.held.is_none() && self.progress.bytes <= self.options.limit_bytes / 2;
         let recycle = roomy && self.spare.is_none();
+        fail::fail_point!("segment-before-delete");
         self.remove("old journal segment", |writer| {
             let dir = &writer.options.dir;
             let path = segment_path(dir, segment.first);
             if recycle { fs::rename(path, spare_path(dir)) } else { fs::remove_file(path) }
         })?;
+        fail::fail_point!("segment-after-delete");
         if recycle {
             self.spare = Some(segment.bytes);
         }

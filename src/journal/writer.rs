@@ -20,6 +20,7 @@ use super::tail::Tail;
 use super::{Block, JournalOptions, Progress};
 use crate::clock::Clock;
 use crate::event::{Position, PositionRange};
+use crate::moments::is_sabotaged;
 
 /// A block, and what is dropped when it is written.
 pub(super) type Message = (Block, Box<dyn Send>);
@@ -179,6 +180,9 @@ impl Writer {
         if block.range.is_empty() {
             return Ok(0);
         }
+        if is_sabotaged("no-fsync-wait") {
+            self.promise(block.range.upto);
+        }
         let bytes = block_bytes(block);
         if bytes > self.current.file.room() {
             self.roll(block.range.after, bytes)?;
@@ -212,7 +216,18 @@ impl Writer {
     }
 
     fn write_staged(&mut self) -> Result<(), Failure> {
-        self.patiently("writing to the journal", |writer| writer.current.file.write())
+        fail::fail_point!("journal-before-write");
+        self.patiently("writing to the journal", |writer| writer.current.file.write())?;
+        fail::fail_point!("journal-after-write");
+        Ok(())
+    }
+
+    /// The fault `no-fsync-wait`: says that a block is durable before it is written, and lets those who wait for that go
+    /// on. (Not waiting for the fsync alone is no fault that the end of a process can show.)
+    fn promise(&mut self, upto: Position) {
+        (self.progress.written, self.progress.durable, self.progress.synced) = (upto, upto, upto);
+        self.publish();
+        self.clock.block(Duration::from_millis(30));
     }
 
     /// All up to here is written: says so, and gives the tickets back.
@@ -232,6 +247,7 @@ impl Writer {
         // Said before the next segment is there: on a full disk that may wait until somebody has read this one.
         self.written(upto);
         self.sync()?;
+        fail::fail_point!("segment-before-change");
         let mut tail = self.shared.tail.lock().clone();
         tail.forget_old_producers();
         let (seal, file) = self.patiently("beginning a journal segment", |writer| {
@@ -248,12 +264,14 @@ impl Writer {
             new.create(&*writer.options.sync)
         })?;
         self.spare = None;
+        fail::fail_point!("segment-between-files");
         let last_ingest_time = tail.last_ingest_time.unwrap_or(i64::MIN);
         *self.shared.tail.lock() = tail;
         let mut old = std::mem::replace(&mut self.current, Current { seal, first: upto + 1, file });
         let bytes = old.file.truncate().map_err(|error| self.failure("ending a journal segment", &error))?;
         self.closed.push_back(Closed { first: old.first, upto, bytes, last_ingest_time });
         self.count_bytes();
+        fail::fail_point!("segment-after-change");
         Ok(())
     }
 
@@ -283,7 +301,9 @@ impl Writer {
         if self.unsynced_bytes == 0 {
             return Ok(());
         }
+        fail::fail_point!("journal-before-fsync");
         (self.options.sync)(self.current.file.file()).map_err(|error| self.failure("fsync of the journal", &error))?;
+        fail::fail_point!("journal-after-fsync");
         self.unsynced_bytes = 0;
         self.progress.durable = self.progress.written;
         self.progress.synced = self.progress.written;

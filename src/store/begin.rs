@@ -43,7 +43,9 @@ pub(super) fn begin(
         (Course::Revise(beginning), Some(registered)) => revise(&mut snapshot, beginning, registered.revision),
         (course, registered) => go_on(session, definition, course, registered, &mut snapshot)?,
     }
+    fail::fail_point!("fence-before-commit");
     session.commit()?;
+    fail::fail_point!("fence-after-commit");
     Ok(snapshot)
 }
 

@@ -12,6 +12,7 @@ use super::session::{Session, Stored};
 use super::{Change, Checkpoint, Chunk, Flush, Flushed, LETTER_BYTES, StateBytes, StoreError};
 use crate::config::{AtLimit, LetterLimit};
 use crate::event::{Counted, Letter, RawEvents};
+use crate::moments::is_sabotaged;
 
 /// Corrections that are read, merged and written at once.
 const CORRECTIONS_AT_ONCE: usize = 1_000;
@@ -37,6 +38,7 @@ pub(super) fn run(
     session.begin()?;
     let held = session.hold_fence(pipeline, flush.fence)?;
     let number = held.ok_or_else(|| StoreError::Fenced(pipeline.to_owned()))?;
+    fail::fail_point!("flush-begun");
     if let Some(revision) = flush.revise {
         begin::first_commit(session, definition, revision)?;
     }
@@ -58,9 +60,16 @@ pub(super) fn run(
     writer.note_letters()?;
     let flushed = writer.flushed;
     check_account(pipeline, &checkpoint)?;
+    if is_sabotaged("checkpoint-apart") {
+        session.commit()?;
+        session.begin()?;
+    }
+    fail::fail_point!("flush-before-checkpoint");
     session.save_checkpoint(pipeline, &checkpoint)?;
     *attempt = Some(Attempt { number, flushed });
+    fail::fail_point!("flush-before-commit");
     session.commit()?;
+    fail::fail_point!("flush-after-commit");
     *attempt = None;
     Ok(flushed)
 }
@@ -189,12 +198,15 @@ impl<S: Session> Writer<'_, S> {
         let Pending { rows, panes, letters, again, counted, raw } = pending;
         if !rows.is_empty() {
             self.put_rows(&rows.into_values().collect::<Vec<_>>())?;
+            fail::fail_point!("flush-rows");
         }
         if !panes.is_empty() {
             self.session.put_panes(self.pipeline, &panes.into_values().collect::<Vec<_>>())?;
+            fail::fail_point!("flush-panes");
         }
         if !letters.is_empty() {
             self.put_letters(letters)?;
+            fail::fail_point!("flush-letters");
         }
         if !again.is_empty() {
             self.flushed.letters += self.session.put_letters(self.stream, self.pipeline, &again, true)?;
@@ -293,6 +305,7 @@ impl<S: Session> Writer<'_, S> {
             let merged = some.into_iter().zip(stored).map(|((key, late), stored)| self.merge(key, late, stored));
             let rows = merged.collect::<Result<Vec<_>, _>>()?;
             self.put_rows(&rows)?;
+            fail::fail_point!("flush-corrections");
         }
     }
 
@@ -301,7 +314,12 @@ impl<S: Session> Writer<'_, S> {
         let Some(stored) = stored else {
             return self.shape.row(window, late.group, late.state, late.partial, Some(late.revised_at));
         };
-        let merged = self.shape.definition.merge(&stored.state, &late.state);
+        let again = if is_sabotaged("corrections-twice") {
+            self.shape.definition.merge(&stored.state, &late.state).ok()
+        } else {
+            None
+        };
+        let merged = self.shape.definition.merge(again.as_ref().unwrap_or(&stored.state), &late.state);
         let state = merged.map_err(|why| self.shape.unreadable("stored or late state", window, &why))?;
         let revised_at = stored.revised_at.map_or(late.revised_at, |before| before.max(late.revised_at));
         self.shape.row(window, late.group, state, stored.partial, Some(revised_at))

@@ -13,6 +13,7 @@ mod image;
 mod letters;
 mod names;
 mod plain;
+mod plain_letters;
 mod postgres;
 mod replay;
 mod schema;
@@ -34,6 +35,7 @@ pub use error::StoreError;
 pub use examine::{Examined, Kept, Standing};
 pub use handle::{Replay, Store};
 pub use letters::{LetterFilter, LetterId, LetterReason, StoredLetter};
+pub(crate) use postgres::tls_connector;
 
 use crate::config::LetterLimit;
 use letters::LETTER_BYTES;

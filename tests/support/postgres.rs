@@ -118,9 +118,25 @@ impl Server {
     pub fn kill(&mut self) {
         let pid_file = std::fs::read_to_string(self.folder.join("data/postmaster.pid")).unwrap();
         let pid = pid_file.lines().next().unwrap();
-        let _ = Command::new("pkill").args(["-9", "-P", pid]).status();
-        assert!(Command::new("kill").args(["-9", pid]).status().unwrap().success());
+        let signal = |name: &str, pid: &str| Command::new("kill").args([name, pid]).status();
+        // Stopped first, so that none of them is new when the others are gone.
+        assert!(signal("-STOP", pid).unwrap().success());
+        let children = Command::new("pgrep").args(["-P", pid]).output().unwrap().stdout;
+        let children = String::from_utf8(children).unwrap();
+        for child in children.lines() {
+            let _ = signal("-KILL", child);
+        }
+        assert!(signal("-KILL", pid).unwrap().success());
         self.stop();
+        // As long as one is there, its successor finds their shared memory in use, and does not start.
+        let is_there = |child: &&str| {
+            let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+            !stat.is_empty() && !stat.contains(") Z ")
+        };
+        let began = Instant::now();
+        while children.lines().any(|child| is_there(&child)) && began.elapsed() < START_PATIENCE {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Stops it at once, without any goodbye to its clients; a no-op where it is down.

@@ -111,7 +111,9 @@ async fn establish(
 ) -> Result<AsyncPgConnection, StoreError> {
     let mut options = config.connect.clone();
     options.connect_timeout(CONNECT_TIMEOUT).keepalives_idle(TCP_TIMEOUT).tcp_user_timeout(TCP_TIMEOUT);
-    options.application_name("tidemill");
+    if options.get_application_name().is_none() {
+        options.application_name("tidemill");
+    }
     let unix = options.get_hosts().iter().any(|host| matches!(host, Host::Unix(_)));
     let failed = |error: tokio_postgres::Error| unreachable_store(&config.shown, &error);
     let setup = |error: diesel::ConnectionError| StoreError::Away(format!("{}: {error}", config.shown));

@@ -7,6 +7,7 @@ mod bulk;
 mod connection;
 mod migrate;
 mod plain;
+mod plain_letters;
 mod query;
 mod raw;
 mod sqlstate;
@@ -30,6 +31,7 @@ use crate::event::{Counted, Letter, Position, RawEvents, Replayed};
 use crate::limits::LETTER_LINE_SHOWN_BYTES;
 use connection::Connection;
 use sqlstate::LastState;
+pub(crate) use tls::connector as tls_connector;
 
 /// The time, unix ms, as SQL.
 const NOW_MS: &str = "(extract(epoch FROM now()) * 1000)::bigint";
@@ -121,7 +123,7 @@ impl Session for PostgresSession {
     }
 
     fn forget_letters(&mut self, pipeline: &str, position: Position) -> Result<(), StoreError> {
-        plain::forget_letters(&mut self.connection, pipeline, position)
+        plain_letters::forget_letters(&mut self.connection, pipeline, position)
     }
 
     fn drop_pipeline(&mut self, pipeline: &str) -> Result<(), StoreError> {
@@ -184,27 +186,27 @@ impl Session for PostgresSession {
     }
 
     fn free_letters(&mut self, pipeline: &str, upto_number: u64) -> Result<(), StoreError> {
-        plain::free_letters(&mut self.connection, pipeline, upto_number)
+        plain_letters::free_letters(&mut self.connection, pipeline, upto_number)
     }
 
     fn letter_bytes(&mut self, pipeline: &str) -> Result<i64, StoreError> {
-        plain::letter_bytes(&mut self.connection, pipeline)
+        plain_letters::letter_bytes(&mut self.connection, pipeline)
     }
 
     fn letter_owners(&mut self) -> Result<Vec<String>, StoreError> {
-        plain::letter_owners(&mut self.connection)
+        plain_letters::letter_owners(&mut self.connection)
     }
 
     fn recount_letters(&mut self, pipeline: &str) -> Result<(), StoreError> {
-        plain::recount_letters(&mut self.connection, pipeline)
+        plain_letters::recount_letters(&mut self.connection, pipeline)
     }
 
     fn add_letters(&mut self, pipeline: &str, bytes: i64, discarded: i64) -> Result<(), StoreError> {
-        plain::add_letters(&mut self.connection, pipeline, bytes, discarded)
+        plain_letters::add_letters(&mut self.connection, pipeline, bytes, discarded)
     }
 
     fn under_replay(&mut self, pipeline: &str) -> Result<i64, StoreError> {
-        plain::under_replay(&mut self.connection, pipeline)
+        plain_letters::under_replay(&mut self.connection, pipeline)
     }
 
     fn lock_fence(&mut self, pipeline: &str, fence: Fence) -> Result<bool, StoreError> {
@@ -212,7 +214,7 @@ impl Session for PostgresSession {
     }
 
     fn number_letters(&mut self, replay: &Replay) -> Result<u64, StoreError> {
-        plain::number_letters(&mut self.connection, replay)
+        plain_letters::number_letters(&mut self.connection, replay)
     }
 
     fn numbered_letters(
@@ -222,11 +224,11 @@ impl Session for PostgresSession {
         bytes: usize,
     ) -> Result<Vec<(u64, Replayed)>, StoreError> {
         self.state.clear();
-        plain::numbered_letters(&mut self.connection, pipeline, behind, bytes)
+        plain_letters::numbered_letters(&mut self.connection, pipeline, behind, bytes)
     }
 
     fn prune_letters(&mut self, before: i64) -> Result<u64, StoreError> {
-        plain::prune_letters(&mut self.connection, before)
+        plain_letters::prune_letters(&mut self.connection, before)
     }
 
     fn put_raw(&mut self, stream: &str, raw: &[Arc<RawEvents>]) -> Result<(), StoreError> {
@@ -259,21 +261,21 @@ impl Session for PostgresSession {
         limit: i64,
     ) -> Result<Vec<StoredLetter>, StoreError> {
         self.state.clear();
-        plain::letters(&mut self.connection, filter, after, LETTER_LINE_SHOWN_BYTES, limit)
+        plain_letters::letters(&mut self.connection, filter, after, LETTER_LINE_SHOWN_BYTES, limit)
     }
 
     fn letter(&mut self, id: &LetterId) -> Result<Option<StoredLetter>, StoreError> {
         self.state.clear();
-        plain::letter(&mut self.connection, id)
+        plain_letters::letter(&mut self.connection, id)
     }
 
     fn letter_reasons(&mut self, filter: &LetterFilter, limit: i64) -> Result<Vec<LetterReason>, StoreError> {
         self.state.clear();
-        plain::letter_reasons(&mut self.connection, filter, limit)
+        plain_letters::letter_reasons(&mut self.connection, filter, limit)
     }
 
     fn purge_letters(&mut self, filter: &LetterFilter) -> Result<u64, StoreError> {
-        plain::purge_letters(&mut self.connection, filter)
+        plain_letters::purge_letters(&mut self.connection, filter)
     }
 
     fn rows(&mut self, pipeline: &str, query: &Query) -> Result<ResultRows, StoreError> {

@@ -13,7 +13,7 @@ use crate::config::{PostgresConfig, PostgresTls};
 use crate::store::StoreError;
 
 /// What makes a connection secret; `None` where the config wants none.
-pub(super) fn connector(config: &PostgresConfig) -> Result<Option<MakeRustlsConnect>, StoreError> {
+pub(crate) fn connector(config: &PostgresConfig) -> Result<Option<MakeRustlsConnect>, StoreError> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()

@@ -3,6 +3,7 @@
 mod connection;
 mod migrate;
 mod plain;
+mod plain_letters;
 mod query;
 mod raw;
 mod upsert;
@@ -131,7 +132,7 @@ impl Session for SqliteSession {
     }
 
     fn forget_letters(&mut self, pipeline: &str, position: Position) -> Result<(), StoreError> {
-        plain::forget_letters(&mut self.connection, pipeline, position)
+        plain_letters::forget_letters(&mut self.connection, pipeline, position)
     }
 
     fn drop_pipeline(&mut self, pipeline: &str) -> Result<(), StoreError> {
@@ -242,27 +243,27 @@ impl Session for SqliteSession {
     }
 
     fn free_letters(&mut self, pipeline: &str, upto_number: u64) -> Result<(), StoreError> {
-        plain::free_letters(&mut self.connection, pipeline, upto_number)
+        plain_letters::free_letters(&mut self.connection, pipeline, upto_number)
     }
 
     fn letter_bytes(&mut self, pipeline: &str) -> Result<i64, StoreError> {
-        plain::letter_bytes(&mut self.connection, pipeline)
+        plain_letters::letter_bytes(&mut self.connection, pipeline)
     }
 
     fn letter_owners(&mut self) -> Result<Vec<String>, StoreError> {
-        plain::letter_owners(&mut self.connection)
+        plain_letters::letter_owners(&mut self.connection)
     }
 
     fn recount_letters(&mut self, pipeline: &str) -> Result<(), StoreError> {
-        plain::recount_letters(&mut self.connection, pipeline)
+        plain_letters::recount_letters(&mut self.connection, pipeline)
     }
 
     fn add_letters(&mut self, pipeline: &str, bytes: i64, discarded: i64) -> Result<(), StoreError> {
-        plain::add_letters(&mut self.connection, pipeline, bytes, discarded)
+        plain_letters::add_letters(&mut self.connection, pipeline, bytes, discarded)
     }
 
     fn under_replay(&mut self, pipeline: &str) -> Result<i64, StoreError> {
-        plain::under_replay(&mut self.connection, pipeline)
+        plain_letters::under_replay(&mut self.connection, pipeline)
     }
 
     fn lock_fence(&mut self, pipeline: &str, fence: Fence) -> Result<bool, StoreError> {
@@ -270,7 +271,7 @@ impl Session for SqliteSession {
     }
 
     fn number_letters(&mut self, replay: &Replay) -> Result<u64, StoreError> {
-        plain::number_letters(&mut self.connection, replay)
+        plain_letters::number_letters(&mut self.connection, replay)
     }
 
     fn numbered_letters(
@@ -279,11 +280,11 @@ impl Session for SqliteSession {
         behind: u64,
         bytes: usize,
     ) -> Result<Vec<(u64, Replayed)>, StoreError> {
-        plain::numbered_letters(&mut self.connection, pipeline, behind, bytes)
+        plain_letters::numbered_letters(&mut self.connection, pipeline, behind, bytes)
     }
 
     fn prune_letters(&mut self, before: i64) -> Result<u64, StoreError> {
-        plain::prune_letters(&mut self.connection, before)
+        plain_letters::prune_letters(&mut self.connection, before)
     }
 
     fn put_raw(&mut self, stream: &str, raw: &[Arc<RawEvents>]) -> Result<(), StoreError> {
@@ -320,19 +321,19 @@ impl Session for SqliteSession {
         after: Option<&LetterId>,
         limit: i64,
     ) -> Result<Vec<StoredLetter>, StoreError> {
-        plain::letters(&mut self.connection, filter, after, LETTER_LINE_SHOWN_BYTES, limit)
+        plain_letters::letters(&mut self.connection, filter, after, LETTER_LINE_SHOWN_BYTES, limit)
     }
 
     fn letter(&mut self, id: &LetterId) -> Result<Option<StoredLetter>, StoreError> {
-        plain::letter(&mut self.connection, id)
+        plain_letters::letter(&mut self.connection, id)
     }
 
     fn letter_reasons(&mut self, filter: &LetterFilter, limit: i64) -> Result<Vec<LetterReason>, StoreError> {
-        plain::letter_reasons(&mut self.connection, filter, limit)
+        plain_letters::letter_reasons(&mut self.connection, filter, limit)
     }
 
     fn purge_letters(&mut self, filter: &LetterFilter) -> Result<u64, StoreError> {
-        plain::purge_letters(&mut self.connection, filter)
+        plain_letters::purge_letters(&mut self.connection, filter)
     }
 
     fn rows(&mut self, pipeline: &str, query: &Query) -> Result<ResultRows, StoreError> {

@@ -1,0 +1,258 @@
+//! The pipelines that are tortured, and what they must make of the lines: by plain arithmetic over the lines as they were
+//! made, which uses nothing that the daemon uses. Whatever the order in which lines come, these are the right rows: late
+//! lines correct closed windows, and no value depends on order.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::lines::{BRIEF, Event, Lines, MAIN};
+
+/// One pipeline: its config, and the same in plain functions.
+pub(super) struct Pipeline {
+    pub(super) name: &'static str,
+    pub(super) stream: &'static str,
+    config: &'static str,
+    size_ms: i64,
+    every_ms: i64,
+    fate: fn(&Event) -> Fate,
+    group: fn(&Event) -> BTreeMap<&'static str, Value>,
+    values: fn(&Sums) -> BTreeMap<&'static str, f64>,
+}
+
+/// What becomes of an event.
+enum Fate {
+    Counts,
+    Filtered,
+    Letter,
+}
+
+/// All that is added up of a window's group.
+#[derive(Default)]
+struct Sums {
+    count: i64,
+    numbers: i64,
+    squares: i64,
+    load_quarters: i64,
+    most: i64,
+    amount: i64,
+}
+
+impl Sums {
+    fn add(&mut self, event: &Event) {
+        self.count += 1;
+        self.numbers += event.number;
+        self.squares += event.number * event.number;
+        self.load_quarters += event.load_quarters;
+        self.most = self.most.max(event.number);
+        self.amount += event.amount.unwrap_or(0);
+    }
+
+    fn load(&self) -> f64 {
+        self.load_quarters as f64 / 4.0
+    }
+}
+
+/// A new kind of pipeline (one that is changed in mid-run, one whose letters are replayed) is one more entry.
+pub(super) const PIPELINES: [Pipeline; 4] = [
+    Pipeline {
+        name: "tumbling",
+        stream: MAIN,
+        config: r#"
+group_by = ["producer", "kind"]
+window = { tumbling = "10s" }
+[pipelines.tumbling.aggregates]
+events = "count(*)"
+numbers = "sum(n)"
+squares = "sum(n * n)"
+load = "sum(load)"
+mean = "avg(load)"
+most = "max(n)"
+"#,
+        size_ms: 10_000,
+        every_ms: 10_000,
+        fate: |_| Fate::Counts,
+        group: |event| [("producer", json!(event.producer)), ("kind", json!(event.kind))].into(),
+        values: |sums| {
+            [
+                ("events", sums.count as f64),
+                ("numbers", sums.numbers as f64),
+                ("squares", sums.squares as f64),
+                ("load", sums.load()),
+                ("mean", sums.load() / sums.count as f64),
+                ("most", sums.most as f64),
+            ]
+            .into()
+        },
+    },
+    Pipeline {
+        name: "sliding",
+        stream: MAIN,
+        config: r#"
+group_by = ["producer"]
+window = { sliding = "1m", every = "10s" }
+aggregates = { events = "count(*)", numbers = "sum(n)", load = "sum(load)" }
+"#,
+        size_ms: 60_000,
+        every_ms: 10_000,
+        fate: |_| Fate::Counts,
+        group: |event| [("producer", json!(event.producer))].into(),
+        values: |sums| [("events", sums.count as f64), ("numbers", sums.numbers as f64), ("load", sums.load())].into(),
+    },
+    Pipeline {
+        name: "letters",
+        stream: MAIN,
+        config: r#"
+group_by = ["kind"]
+window = { tumbling = "30s" }
+aggregates = { events = "count(*)", numbers = "sum(n)", amount = "sum(amount)" }
+[[pipelines.letters.stages]]
+filter = "kind <> 'z'"
+[[pipelines.letters.stages]]
+set = { amount = "CAST(amount AS bigint)" }
+"#,
+        size_ms: 30_000,
+        every_ms: 30_000,
+        fate: |event| match (event.kind, event.amount) {
+            ("z", _) => Fate::Filtered,
+            (_, None) => Fate::Letter,
+            _ => Fate::Counts,
+        },
+        group: |event| [("kind", json!(event.kind))].into(),
+        values: |sums| {
+            [("events", sums.count as f64), ("numbers", sums.numbers as f64), ("amount", sums.amount as f64)].into()
+        },
+    },
+    Pipeline {
+        name: "short",
+        stream: BRIEF,
+        config: r#"
+window = { tumbling = "10s" }
+aggregates = { events = "count(*)", numbers = "sum(n)", squares = "sum(n * n)" }
+"#,
+        size_ms: 10_000,
+        every_ms: 10_000,
+        fate: |_| Fate::Counts,
+        group: |_| BTreeMap::new(),
+        values: |sums| {
+            let squares = sums.squares as f64;
+            [("events", sums.count as f64), ("numbers", sums.numbers as f64), ("squares", squares)].into()
+        },
+    },
+];
+
+/// The streams and pipelines of a daemon under torture; of the one that only reads again, those of [`MAIN`].
+pub(super) fn config(all: bool) -> String {
+    let mut text = format!(
+        "[streams.{MAIN}]\ntcp = \"127.0.0.1:0\"\njournal_limit = \"64GiB\"\njournal_keep = \"3650d\"\n\
+         [streams.{BRIEF}]\ntcp = \"127.0.0.1:0\"\ndurability = \"os\"\njournal_limit = \"8MiB\"\n\
+         journal_keep = \"0s\"\n"
+    );
+    for pipeline in PIPELINES.iter().filter(|pipeline| all || pipeline.stream == MAIN) {
+        text.push_str(&format!(
+            "[pipelines.{}]\nstream = \"{}\"\ntime = \"ts\"\ndelay = \"2s\"\nidle = \"1d\"\nlate = \"update\"\n\
+             correct_for = \"3650d\"{}",
+            pipeline.name, pipeline.stream, pipeline.config
+        ));
+    }
+    text
+}
+
+/// What the store must hold: values by pipeline, window and group; letters by pipeline and line; read events by pipeline.
+#[derive(Default)]
+pub(super) struct Expected {
+    pub(super) rows: BTreeMap<String, BTreeMap<String, f64>>,
+    pub(super) letters: BTreeMap<(String, Vec<u8>), u64>,
+    pub(super) read: BTreeMap<String, i64>,
+}
+
+/// The name of a row: pipeline, window, group.
+pub(super) fn row_key(pipeline: &str, start: i64, end: i64, group: &BTreeMap<String, Value>) -> String {
+    // A map of texts and values is JSON.
+    format!("{pipeline} {start} {end} {}", serde_json::to_string(group).unwrap_or_default())
+}
+
+impl Expected {
+    /// Of all lines.
+    pub(super) fn of(lines: Lines) -> Self {
+        let mut expected = Self::default();
+        for stream in [MAIN, BRIEF] {
+            let mut read = 0;
+            for (producer, number) in lines.of(stream) {
+                read += 1;
+                if lines.event(producer, number).is_none() {
+                    expected.letter(&format!("@{stream}"), lines.text(producer, number));
+                }
+            }
+            expected.read.insert(format!("@{stream}"), read);
+        }
+        for pipeline in &PIPELINES {
+            expected.pipeline(pipeline, lines);
+        }
+        expected
+    }
+
+    fn letter(&mut self, pipeline: &str, line: String) {
+        *self.letters.entry((pipeline.to_owned(), line.into_bytes())).or_default() += 1;
+    }
+
+    fn pipeline(&mut self, pipeline: &Pipeline, lines: Lines) {
+        let mut sums: BTreeMap<String, Sums> = BTreeMap::new();
+        let mut read = 0;
+        for (producer, number) in lines.of(pipeline.stream) {
+            let Some(event) = lines.event(producer, number) else { continue };
+            read += 1;
+            match (pipeline.fate)(&event) {
+                Fate::Filtered => continue,
+                Fate::Letter => {
+                    self.letter(pipeline.name, lines.text(producer, number));
+                    continue;
+                }
+                Fate::Counts => {}
+            }
+            let group = (pipeline.group)(&event).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            let last = event.time.div_euclid(pipeline.every_ms) * pipeline.every_ms;
+            for back in 0..pipeline.size_ms / pipeline.every_ms {
+                let start = last - back * pipeline.every_ms;
+                let end = start + pipeline.size_ms;
+                if end <= lines.closed_upto() {
+                    sums.entry(row_key(pipeline.name, start, end, &group)).or_default().add(&event);
+                }
+            }
+        }
+        self.read.insert(pipeline.name.to_owned(), read);
+        for (key, sums) in sums {
+            let values = (pipeline.values)(&sums).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            self.rows.insert(key, values);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sliding_window_is_as_many_times_there_as_it_slides() {
+        let lines = Lines { seed: 1, rounds: 1 };
+        let expected = Expected::of(lines);
+        let events = |name: &str| -> f64 {
+            let of = expected.rows.iter().filter(|(key, _)| key.starts_with(name));
+            of.map(|(_, values)| values["events"]).sum()
+        };
+        // But for the three closing lines, whose windows are open at the end.
+        assert_eq!(events("tumbling"), (expected.read["tumbling"] - 3) as f64);
+        assert_eq!(events("sliding"), 6.0 * events("tumbling"));
+        let decode = expected.letters.keys().filter(|(pipeline, _)| pipeline == "@main").count() as i64;
+        assert_eq!(expected.read["@main"], expected.read["tumbling"] + decode);
+        assert!(decode > 10 && expected.letters.keys().any(|(pipeline, _)| pipeline == "letters"));
+    }
+
+    #[test]
+    fn the_config_is_one() {
+        for all in [true, false] {
+            let text = config(all);
+            crate::config::parse(&text, "torture", std::path::Path::new("."), &|_| None).unwrap();
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! What is done about letters as in the other store.
+
+crate::store::plain_letters::letter_tables!(super::connection::Connection);
