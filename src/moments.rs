@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// All moments, in the order of an event's way.
-pub const MOMENTS: [&str; 25] = [
+pub const MOMENTS: [&str; 28] = [
     // A generation's start: the transaction that takes the fence, and the actors that are built then.
     "fence-before-commit",
     "fence-after-commit",
@@ -45,6 +45,10 @@ pub const MOMENTS: [&str; 25] = [
     "flush-before-commit",
     "flush-after-commit",
     "flush-told",
+    // A replay's halves: letters have their numbers, Ingest has given them their positions; and a flush that covers them.
+    "replay-numbered",
+    "replay-taken",
+    "flush-counted",
 ];
 
 /// All faults: what each breaks is said where it is.

@@ -197,6 +197,7 @@ impl Ingest {
         let events = self.events;
         self.journal
             .append(Block { range, ingest_time, events, origin: origin.clone(), producer_number, payload }, credit);
+        fail::fail_point!("replay-taken");
         Some(Arc::new(replay.batch(decoded, range, ingest_time, origin, 0)))
     }
 

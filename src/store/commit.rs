@@ -215,6 +215,7 @@ impl<S: Session> Writer<'_, S> {
         }
         if !counted.is_empty() {
             self.session.count_letters(self.stream, self.pipeline, &counted)?;
+            fail::fail_point!("flush-counted");
             self.flushed.replayed += counted.len() as u64;
             self.recount = true;
         }

@@ -18,6 +18,7 @@ pub(super) fn number(session: &mut impl Session, replay: &Replay) -> Result<Opti
     let numbered = session.number_letters(replay)?;
     session.recount_letters(pipeline)?;
     session.commit()?;
+    fail::fail_point!("replay-numbered");
     Ok(Some(numbered))
 }
 

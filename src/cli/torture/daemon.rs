@@ -54,11 +54,15 @@ impl Home {
     /// Makes it.
     pub(super) fn new(folder: PathBuf, config: &str) -> Result<Self, CliError> {
         let home = Self { folder };
-        let config = format!("{config}\n[http]\nlisten = \"127.0.0.1:0\"\n");
-        std::fs::create_dir_all(&home.folder)
-            .and_then(|()| std::fs::write(home.config(), config))
-            .map_err(|error| home.unusable(error))?;
+        std::fs::create_dir_all(&home.folder).map_err(|error| home.unusable(error))?;
+        home.change(config)?;
         Ok(home)
+    }
+
+    /// What its next daemon does.
+    pub(super) fn change(&self, config: &str) -> Result<(), CliError> {
+        let config = format!("{config}\n[http]\nlisten = \"127.0.0.1:0\"\n");
+        std::fs::write(self.config(), config).map_err(|error| self.unusable(error))
     }
 
     pub(super) fn config(&self) -> PathBuf {
@@ -189,6 +193,21 @@ impl Daemon {
         }
     }
 
+    /// Puts all letters of a pipeline under replay that are not; how many. `None` where it does not do that now.
+    pub(super) fn replay(&self, pipeline: &str) -> Option<u64> {
+        let body = serde_json::json!({ "pipeline": pipeline }).to_string();
+        let mut answer = agent().post(format!("http://{}/api/v1/dead-letters/replay", self.http)).send(body).ok()?;
+        let answer: Value = serde_json::from_str(&answer.body_mut().read_to_string().ok()?).ok()?;
+        let replays = answer["replays"].as_array()?;
+        Some(replays.iter().filter_map(|replay| replay["letters"].as_u64()).sum())
+    }
+
+    /// Replays letters of a pipeline until there is none left.
+    pub(super) fn replay_all(&mut self, run: &Run, pipeline: &str) -> Result<(), Trouble> {
+        let left = run.wait(PATIENCE, || (self.ended().is_some() || self.replay(pipeline) == Some(0)).then_some(()))?;
+        left.ok_or_else(|| Trouble::Broken(format!("letters of {pipeline} are still under replay")))
+    }
+
     /// Waits until all pipelines have committed all that was taken.
     pub(super) fn settle(&mut self, run: &Run) -> Result<(), Trouble> {
         let mut last = String::new();
@@ -215,10 +234,12 @@ impl Drop for Daemon {
     }
 }
 
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(10))).proxy(None).build().into()
+}
+
 fn stats(http: &str) -> Option<Value> {
-    let agent: ureq::Agent =
-        ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(10))).proxy(None).build().into();
-    let mut answer = agent.get(format!("http://{http}/api/v1/stats")).call().ok()?;
+    let mut answer = agent().get(format!("http://{http}/api/v1/stats")).call().ok()?;
     serde_json::from_str(&answer.body_mut().read_to_string().ok()?).ok()
 }
 

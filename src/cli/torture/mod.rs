@@ -209,11 +209,12 @@ fn judge(
     folder: &Path,
     bar: &ProgressBar,
 ) -> Result<Verdict, Trouble> {
-    let config = format!("{}flush_every = \"30ms\"\n{}", store.section(), pipelines::config(true));
-    let home = Home::new(folder.join("tortured"), &config)?;
-    rounds.run(Ground { run, home: &home, store }, bar)?;
+    let config =
+        |is_mended| format!("{}flush_every = \"30ms\"\n{}", store.section(), pipelines::config(true, is_mended));
+    let home = Home::new(folder.join("tortured"), &config(false))?;
+    rounds.run(Ground { run, home: &home, store }, &config(true), bar)?;
     bar.set_message("an undisturbed run of the same journal");
-    let config = format!("{}{}", calm_store.section(), pipelines::config(false));
+    let config = format!("{}{}", calm_store.section(), pipelines::config(false, true));
     let calm = Home::new(folder.join("calm"), &config)?;
     copy(&home.journal(MAIN), &calm.journal(MAIN)).map_err(|error| calm.unusable(error))?;
     match calm.start(run, &Environment { sound: true, ..Environment::default() })? {

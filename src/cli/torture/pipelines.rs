@@ -13,11 +13,24 @@ pub(super) struct Pipeline {
     pub(super) name: &'static str,
     pub(super) stream: &'static str,
     config: &'static str,
+    /// What becomes of late events.
+    late: Late,
+    /// A piece of its config, and what it is from the middle of the rounds on: a new revision.
+    mended: Option<(&'static str, &'static str)>,
     size_ms: i64,
     every_ms: i64,
     fate: fn(&Event) -> Fate,
     group: fn(&Event) -> BTreeMap<&'static str, Value>,
     values: fn(&Sums) -> BTreeMap<&'static str, f64>,
+}
+
+/// What becomes of late events.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Late {
+    /// They correct their windows.
+    Update,
+    /// They are letters, which are replayed.
+    Replayed,
 }
 
 /// What becomes of an event.
@@ -53,8 +66,8 @@ impl Sums {
     }
 }
 
-/// A new kind of pipeline (one that is changed in mid-run, one whose letters are replayed) is one more entry.
-pub(super) const PIPELINES: [Pipeline; 4] = [
+/// A new kind of pipeline is one more entry.
+pub(super) const PIPELINES: [Pipeline; 6] = [
     Pipeline {
         name: "tumbling",
         stream: MAIN,
@@ -69,6 +82,8 @@ load = "sum(load)"
 mean = "avg(load)"
 most = "max(n)"
 "#,
+        late: Late::Update,
+        mended: None,
         size_ms: 10_000,
         every_ms: 10_000,
         fate: |_| Fate::Counts,
@@ -93,6 +108,8 @@ group_by = ["producer"]
 window = { sliding = "1m", every = "10s" }
 aggregates = { events = "count(*)", numbers = "sum(n)", load = "sum(load)" }
 "#,
+        late: Late::Update,
+        mended: None,
         size_ms: 60_000,
         every_ms: 10_000,
         fate: |_| Fate::Counts,
@@ -111,6 +128,8 @@ filter = "kind <> 'z'"
 [[pipelines.letters.stages]]
 set = { amount = "CAST(amount AS bigint)" }
 "#,
+        late: Late::Update,
+        mended: None,
         size_ms: 30_000,
         every_ms: 30_000,
         fate: |event| match (event.kind, event.amount) {
@@ -124,12 +143,51 @@ set = { amount = "CAST(amount AS bigint)" }
         },
     },
     Pipeline {
+        name: "replayed",
+        stream: MAIN,
+        config: r#"
+group_by = ["producer"]
+window = { tumbling = "20s" }
+aggregates = { events = "count(*)", numbers = "sum(n)", squares = "sum(n * n)" }
+"#,
+        late: Late::Replayed,
+        mended: None,
+        size_ms: 20_000,
+        every_ms: 20_000,
+        fate: |_| Fate::Counts,
+        group: |event| [("producer", json!(event.producer))].into(),
+        values: |sums| {
+            let squares = sums.squares as f64;
+            [("events", sums.count as f64), ("numbers", sums.numbers as f64), ("squares", squares)].into()
+        },
+    },
+    Pipeline {
+        name: "mended",
+        stream: MAIN,
+        config: r#"
+group_by = ["kind"]
+window = { tumbling = "10s" }
+aggregates = { events = "count(*)", numbers = "sum(n)", amount = "sum(CAST(amount AS bigint))" }
+"#,
+        late: Late::Update,
+        mended: Some(("sum(CAST(amount AS bigint))", "sum(TRY_CAST(amount AS bigint))")),
+        size_ms: 10_000,
+        every_ms: 10_000,
+        fate: |_| Fate::Counts,
+        group: |event| [("kind", json!(event.kind))].into(),
+        values: |sums| {
+            [("events", sums.count as f64), ("numbers", sums.numbers as f64), ("amount", sums.amount as f64)].into()
+        },
+    },
+    Pipeline {
         name: "short",
         stream: BRIEF,
         config: r#"
 window = { tumbling = "10s" }
 aggregates = { events = "count(*)", numbers = "sum(n)", squares = "sum(n * n)" }
 "#,
+        late: Late::Update,
+        mended: None,
         size_ms: 10_000,
         every_ms: 10_000,
         fate: |_| Fate::Counts,
@@ -141,18 +199,28 @@ aggregates = { events = "count(*)", numbers = "sum(n)", squares = "sum(n * n)" }
     },
 ];
 
+/// Pipelines whose letters are replayed until none is left.
+pub(super) fn replayed() -> impl Iterator<Item = &'static str> {
+    PIPELINES.iter().filter(|pipeline| pipeline.late == Late::Replayed).map(|pipeline| pipeline.name)
+}
+
 /// The streams and pipelines of a daemon under torture; of the one that only reads again, those of [`MAIN`].
-pub(super) fn config(all: bool) -> String {
+pub(super) fn config(all: bool, is_mended: bool) -> String {
     let mut text = format!(
         "[streams.{MAIN}]\ntcp = \"127.0.0.1:0\"\njournal_limit = \"64GiB\"\njournal_keep = \"3650d\"\n\
          [streams.{BRIEF}]\ntcp = \"127.0.0.1:0\"\ndurability = \"os\"\njournal_limit = \"8MiB\"\n\
          journal_keep = \"0s\"\n"
     );
     for pipeline in PIPELINES.iter().filter(|pipeline| all || pipeline.stream == MAIN) {
+        let late = if pipeline.late == Late::Update { "update" } else { "dead_letter" };
+        let own = match pipeline.mended {
+            Some((from, to)) if is_mended => pipeline.config.replace(from, to),
+            _ => pipeline.config.to_owned(),
+        };
         text.push_str(&format!(
-            "[pipelines.{}]\nstream = \"{}\"\ntime = \"ts\"\ndelay = \"2s\"\nidle = \"1d\"\nlate = \"update\"\n\
-             correct_for = \"3650d\"{}",
-            pipeline.name, pipeline.stream, pipeline.config
+            "[pipelines.{}]\nstream = \"{}\"\ntime = \"ts\"\ndelay = \"2s\"\nidle = \"1d\"\nlate = \"{late}\"\n\
+             correct_for = \"3650d\"{own}",
+            pipeline.name, pipeline.stream
         ));
     }
     text
@@ -250,8 +318,8 @@ mod tests {
 
     #[test]
     fn the_config_is_one() {
-        for all in [true, false] {
-            let text = config(all);
+        for (all, is_mended) in [(true, false), (true, true), (false, true)] {
+            let text = config(all, is_mended);
             crate::config::parse(&text, "torture", std::path::Path::new("."), &|_| None).unwrap();
         }
     }

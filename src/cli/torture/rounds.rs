@@ -10,6 +10,7 @@ use indicatif::ProgressBar;
 
 use super::daemon::{Daemon, Environment, Home, KILL, Started};
 use super::lines::{Lines, PRODUCERS, Producer};
+use super::pipelines;
 use super::producers::{Address, Sender};
 use super::store::{Held, Store};
 use super::{Run, Trouble};
@@ -83,9 +84,13 @@ impl Rounds {
         Self { lines, damage, done: 0, senders, moments, only_moments, random }
     }
 
-    /// All of them, and the rest of the lines at the end, undisturbed; then the daemon is stopped.
-    pub(super) fn run(&mut self, ground: Ground<'_>, bar: &ProgressBar) -> Result<(), Trouble> {
+    /// All of them, from the middle on with another config, and the rest of the lines and letters at the end, undisturbed;
+    /// then the daemon is stopped.
+    pub(super) fn run(&mut self, ground: Ground<'_>, mended: &str, bar: &ProgressBar) -> Result<(), Trouble> {
         for round in 1..=self.lines.rounds {
+            if round == self.lines.rounds / 2 + 1 {
+                ground.home.change(mended)?;
+            }
             self.round(round, ground)?;
             self.done = round;
             bar.set_position(round);
@@ -96,6 +101,10 @@ impl Rounds {
             Started::Killed => Err(Trouble::Broken("somebody else has killed the daemon".to_owned())),
             Started::Ready(mut daemon) => {
                 self.send_rest(ground.run, &mut daemon)?;
+                daemon.settle(ground.run)?;
+                for pipeline in pipelines::replayed() {
+                    daemon.replay_all(ground.run, pipeline)?;
+                }
                 daemon.settle(ground.run)?;
                 daemon.stop(ground.run)
             }
@@ -112,6 +121,10 @@ impl Rounds {
             Started::Ready(daemon) => daemon,
             Started::Killed => return self.killed(moment),
         };
+        for pipeline in pipelines::replayed() {
+            // It may be starting, or be killed by it.
+            let _ = daemon.replay(pipeline);
+        }
         let lines = self.lines;
         let upto = |producer: &Producer| lines.upto(producer, round);
         let mut senders = std::mem::take(&mut self.senders);

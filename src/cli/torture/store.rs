@@ -54,7 +54,7 @@ impl Store {
         let schema = format!("tidemill_torture_{:08x}", fastrand::u32(..));
         // By this name its connections are known from all others.
         let url = format!("{url}{}application_name={schema}", if url.contains('?') { '&' } else { '?' });
-        let text = format!("{}\n{}", section(&url, &schema), super::pipelines::config(true));
+        let text = format!("{}\n{}", section(&url, &schema), super::pipelines::config(true, false));
         let parsed = crate::config::parse(&text, "--store", std::path::Path::new("."), &|_| None);
         match parsed.map_err(|report| CliError::config(&report))?.store.url {
             StoreUrl::Postgres(config) => Ok(Self::Postgres { url, schema, config }),
