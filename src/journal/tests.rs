@@ -115,6 +115,46 @@ fn segments(dir: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
+fn a_first_block_longer_than_its_segment_is_there_after_a_restart() {
+    let dir = temp();
+    let journal = open(small(dir.path()));
+    let mut blocks = Vec::new();
+    for (after, len) in [(0, 3 * SEGMENT), (1, SEGMENT / 2), (2, 3 * SEGMENT)] {
+        blocks.push(lines(after, len));
+        journal.append(lines(after, len), Box::new(()));
+        wait_durable(&journal, after + 1);
+        // Looks for what may go.
+        journal.release(0);
+    }
+    drop(journal);
+    assert_eq!(read_all(&mut open(small(dir.path())).reader(0)).unwrap(), blocks);
+}
+
+/// As a repair or a cut leaves it: a segment without a record, and without room for one, behind others.
+#[test]
+fn a_last_segment_without_room_for_its_first_block_is_made_anew() {
+    let dir = temp();
+    let journal = open(small(dir.path()));
+    let mut blocks = vec![lines(0, SEGMENT - 10_000), lines(1, 50_000)];
+    blocks.iter().for_each(|block| journal.append(block.clone(), Box::new(())));
+    wait_durable(&journal, 2);
+    drop(journal);
+    let last = segments(dir.path()).pop().unwrap();
+    assert_eq!(segments(dir.path()).len(), 2);
+    let file = File::options().write(true).open(&last).unwrap();
+    file.set_len(4_096).unwrap();
+    blocks.truncate(1);
+    let journal = open(small(dir.path()));
+    assert_eq!(journal.progress().borrow().written, 1);
+    blocks.push(lines(1, 2_000));
+    journal.append(lines(1, 2_000), Box::new(()));
+    wait_durable(&journal, 2);
+    journal.release(0);
+    drop(journal);
+    assert_eq!(read_all(&mut open(small(dir.path())).reader(0)).unwrap(), blocks);
+}
+
+#[test]
 fn what_is_appended_is_read_over_many_segments_and_after_a_restart() {
     let dir = temp();
     let journal = open(JournalOptions { sync: Arc::new(File::sync_data), ..small(dir.path()) });

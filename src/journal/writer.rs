@@ -250,12 +250,16 @@ impl Writer {
         fail::fail_point!("segment-before-change");
         let mut tail = self.shared.tail.lock().clone();
         tail.forget_old_producers();
+        // One without a record gives its name and its place to the next, for which it had no room.
+        let is_empty = upto < self.current.first;
+        let before = self.closed.back().map_or(0, |segment| segment.first);
+        let previous = if is_empty { before } else { self.current.first };
         let (seal, file) = self.patiently("beginning a journal segment", |writer| {
             let new = NewSegment {
                 dir: &writer.options.dir,
                 journal: writer.journal,
                 first: upto + 1,
-                previous: writer.current.first,
+                previous,
                 tail: &tail,
                 size: segment_bytes(writer.options.limit_bytes),
                 block,
@@ -268,8 +272,10 @@ impl Writer {
         let last_ingest_time = tail.last_ingest_time.unwrap_or(i64::MIN);
         *self.shared.tail.lock() = tail;
         let mut old = std::mem::replace(&mut self.current, Current { seal, first: upto + 1, file });
-        let bytes = old.file.truncate().map_err(|error| self.failure("ending a journal segment", &error))?;
-        self.closed.push_back(Closed { first: old.first, upto, bytes, last_ingest_time });
+        if !is_empty {
+            let bytes = old.file.truncate().map_err(|error| self.failure("ending a journal segment", &error))?;
+            self.closed.push_back(Closed { first: old.first, upto, bytes, last_ingest_time });
+        }
         self.count_bytes();
         fail::fail_point!("segment-after-change");
         Ok(())
