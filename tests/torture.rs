@@ -110,7 +110,11 @@ fn each_fault_is_found() {
                 assert!(json["differences_sent"].as_u64() > Some(0), "{json:#}");
                 assert!(json["differences_undisturbed"].as_u64() > Some(0), "{json:#}");
             }
-            "barrier-before-letters" => assert!(json["examples"].to_string().contains("letter"), "{json:#}"),
+            // Where what became of a replay is lost, it never ends.
+            "barrier-before-letters" => {
+                let told = json["examples"].to_string() + &json["broken"].to_string();
+                assert!(told.contains("letter"), "{json:#}");
+            }
             _ => {}
         }
     }

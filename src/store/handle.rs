@@ -352,18 +352,18 @@ fn read_all<D: Database>(mut line: Line<D>, reads: &Receiver<Read>) {
     for read in reads {
         match read {
             Read::Rows { pipeline, query, reply } => {
-                answer(reply, line.run(|session| session.rows(&pipeline, &query)));
+                answer(reply, line.ask(|session| session.rows(&pipeline, &query)));
             }
             Read::Letters { filter, after, limit, reply } => {
-                answer(reply, line.run(|session| session.letters(&filter, after.as_ref(), limit as i64)));
+                answer(reply, line.ask(|session| session.letters(&filter, after.as_ref(), limit as i64)));
             }
-            Read::Letter { id, reply } => answer(reply, line.run(|session| session.letter(&id))),
+            Read::Letter { id, reply } => answer(reply, line.ask(|session| session.letter(&id))),
             Read::Reasons { filter, limit, reply } => {
-                answer(reply, line.run(|session| session.letter_reasons(&filter, limit as i64)));
+                answer(reply, line.ask(|session| session.letter_reasons(&filter, limit as i64)));
             }
-            Read::Registered { reply } => answer(reply, line.run(Session::all_registered)),
+            Read::Registered { reply } => answer(reply, line.ask(Session::all_registered)),
             Read::Numbered { pipeline, behind, bytes, reply } => {
-                answer(reply, line.run(|session| session.numbered_letters(&pipeline, behind, bytes)));
+                answer(reply, line.ask(|session| session.numbered_letters(&pipeline, behind, bytes)));
             }
         }
     }

@@ -27,13 +27,19 @@ pub(super) const RECOUNT: &str = "UPDATE checkpoints SET letter_bytes = \
      WHERE dead_letters.pipeline = $2 AND replay_number IS NULL) \
     WHERE pipeline = $2";
 
-/// Deletes some of the oldest letters.
-pub(super) const PRUNE: &str = "DELETE FROM dead_letters WHERE (stream, position, pipeline) IN \
-    (SELECT stream, position, pipeline FROM dead_letters WHERE failed_at < $1 AND replay_number IS NULL LIMIT $2)";
+/// Deletes some of the oldest letters; `these` compares a row's own address with those that it is followed by.
+pub(super) fn prune_sql(row_id: &str, these: (&str, &str)) -> String {
+    let (before, behind) = these;
+    format!(
+        "DELETE FROM dead_letters WHERE {before}SELECT {row_id} FROM dead_letters \
+         WHERE failed_at < $1 AND replay_number IS NULL LIMIT $2{behind}"
+    )
+}
 
 /// Puts letters under replay in the order of their positions: those that nobody has replayed yet, nor could, since they
-/// are no events.
-pub(super) fn number_letters_sql(positions: Option<&[i64]>) -> String {
+/// are no events. Rows are found again by their own address: a planner that knows nothing yet of the table would look
+/// through all of it for each of them.
+pub(super) fn number_letters_sql(row_id: &str, positions: Option<&[i64]>) -> String {
     let these = positions.map_or_else(String::new, |positions| {
         // The stores do not agree on an empty list; no line stands at 0.
         let positions: Vec<String> = std::iter::once(&0).chain(positions).map(i64::to_string).collect();
@@ -41,10 +47,10 @@ pub(super) fn number_letters_sql(positions: Option<&[i64]>) -> String {
     });
     format!(
         "UPDATE dead_letters SET replay_number = chosen.number FROM \
-         (SELECT position AS at, $1 + row_number() OVER (ORDER BY position) AS number FROM dead_letters \
+         (SELECT {row_id} AS at, $1 + row_number() OVER (ORDER BY position) AS number FROM dead_letters \
           WHERE stream = $2 AND pipeline = $3 AND ($4 = '' OR kind = $4) AND kind <> 'decode' AND failed_at < $5 \
           AND replayed_at IS NULL AND replay_number IS NULL {these} ORDER BY position LIMIT $6) AS chosen \
-         WHERE dead_letters.stream = $2 AND dead_letters.pipeline = $3 AND dead_letters.position = chosen.at"
+         WHERE dead_letters.{row_id} = chosen.at"
     )
 }
 
@@ -59,7 +65,7 @@ macro_rules! letter_tables {
         use crate::event::{Position, Replayed};
         use crate::store::letters::{LetterTuple, ReplayTuple, replayed};
         use crate::store::plain_letters::{
-            LETTERS_AT_ONCE, PRUNE, PRUNED_AT_ONCE, RECOUNT, length, number_letters_sql, substr,
+            LETTERS_AT_ONCE, PRUNED_AT_ONCE, RECOUNT, length, number_letters_sql, prune_sql, substr,
         };
         use crate::store::schema::{checkpoints, dead_letters};
         use crate::store::{LETTER_BYTES, LetterFilter, LetterId, LetterReason, Replay, StoreError, StoredLetter};
@@ -240,9 +246,25 @@ macro_rules! letter_tables {
             Ok(these.count().get_result(connection)?)
         }
 
+        pub(super) fn last_replay_number(connection: &mut $Connection, pipeline: &str) -> Result<u64, StoreError> {
+            let number = checkpoints::table.find(pipeline).select(checkpoints::replay_number);
+            Ok(number.first::<i64>(connection)?.cast_unsigned())
+        }
+
+        pub(super) fn note_replay_number(
+            connection: &mut $Connection,
+            pipeline: &str,
+            number: u64,
+        ) -> Result<(), StoreError> {
+            diesel::update(checkpoints::table.find(pipeline))
+                .set(checkpoints::replay_number.eq(number.cast_signed()))
+                .execute(connection)?;
+            Ok(())
+        }
+
         pub(super) fn number_letters(connection: &mut $Connection, replay: &Replay) -> Result<u64, StoreError> {
             let filter = &replay.filter;
-            let numbered = sql_query(number_letters_sql(replay.positions.as_deref()))
+            let numbered = sql_query(number_letters_sql(super::ROW_ID, replay.positions.as_deref()))
                 .bind::<BigInt, _>(replay.behind.cast_signed())
                 .bind::<Text, _>(&replay.stream)
                 .bind::<Text, _>(filter.pipeline.as_deref().unwrap_or_default())
@@ -291,7 +313,10 @@ macro_rules! letter_tables {
         }
 
         pub(super) fn prune_letters(connection: &mut $Connection, before: i64) -> Result<u64, StoreError> {
-            Ok(sql_query(PRUNE).bind::<BigInt, _>(before).bind::<BigInt, _>(PRUNED_AT_ONCE).execute(connection)? as u64)
+            Ok(sql_query(prune_sql(super::ROW_ID, super::ROW_IN))
+                .bind::<BigInt, _>(before)
+                .bind::<BigInt, _>(PRUNED_AT_ONCE)
+                .execute(connection)? as u64)
         }
 
         fn is(yes: bool) -> diesel::dsl::AsExprOf<bool, diesel::sql_types::Bool> {

@@ -15,7 +15,10 @@ pub(super) fn number(session: &mut impl Session, replay: &Replay) -> Result<Opti
         session.commit()?;
         return Ok(None);
     }
-    let numbered = session.number_letters(replay)?;
+    // Whoever asked may have looked at the journal before the last letters were in it.
+    let behind = replay.behind.max(session.last_replay_number(pipeline)?);
+    let numbered = session.number_letters(&Replay { behind, ..replay.clone() })?;
+    session.note_replay_number(pipeline, behind + numbered)?;
     session.recount_letters(pipeline)?;
     session.commit()?;
     fail::fail_point!("replay-numbered");

@@ -36,6 +36,7 @@ diesel::table! {
         partly_late -> BigInt,
         letter_bytes -> BigInt,
         letters_discarded -> BigInt,
+        replay_number -> BigInt,
         kept_upto -> Nullable<BigInt>,
         kept_position -> BigInt,
     }

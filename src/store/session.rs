@@ -110,6 +110,10 @@ pub(super) trait Session {
     fn under_replay(&mut self, pipeline: &str) -> Result<i64, StoreError>;
     /// Whether the fence is still ours; it stays so until this transaction ends.
     fn lock_fence(&mut self, pipeline: &str, fence: Fence) -> Result<bool, StoreError>;
+    /// The last number that a letter of a pipeline had under replay.
+    fn last_replay_number(&mut self, pipeline: &str) -> Result<u64, StoreError>;
+    /// Notes it.
+    fn note_replay_number(&mut self, pipeline: &str, number: u64) -> Result<(), StoreError>;
     /// Puts letters under replay, numbered in the order of their positions; how many.
     fn number_letters(&mut self, replay: &Replay) -> Result<u64, StoreError>;
     /// The letters under replay behind a number, as many as come to about so many bytes, at least one.
@@ -184,6 +188,16 @@ impl<D: Database> Line<D> {
         let (value, session) = done.unwrap_or_else(|panic| Err(panicked(&*panic)))?;
         self.session = Some(session);
         Ok(value)
+    }
+
+    /// Runs a job that changes nothing. A connection that has waited since the last one may have been closed meanwhile:
+    /// then it is asked again over a new one.
+    pub(super) fn ask<T>(&mut self, job: impl Fn(&mut D::Session) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let waited = self.session.is_some();
+        match self.run(&job) {
+            Err(StoreError::Away(_)) if waited => self.run(job),
+            answer => answer,
+        }
     }
 }
 

@@ -9,6 +9,7 @@ CREATE INDEX dead_letters_by_time ON dead_letters (failed_at);
 
 ALTER TABLE checkpoints ADD COLUMN letter_bytes bigint NOT NULL DEFAULT 0;        -- of letters not under replay
 ALTER TABLE checkpoints ADD COLUMN letters_discarded bigint NOT NULL DEFAULT 0;   -- counted, but beyond the limit
+ALTER TABLE checkpoints ADD COLUMN replay_number bigint NOT NULL DEFAULT 0;       -- the last one that a letter had
 UPDATE checkpoints SET letter_bytes = coalesce(
     (SELECT sum(length(line) + 200) FROM dead_letters WHERE dead_letters.pipeline = checkpoints.pipeline), 0);
 

@@ -13,6 +13,8 @@ use crate::cli::error::CliError;
 
 /// So long a daemon may take to start, to commit what it was given, to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// So long a replay may take.
+const REPLAY_PATIENCE: Duration = Duration::from_secs(30);
 /// Lines of its log that are shown where it did not start.
 const LOG_LINES: usize = 8;
 /// The signal.
@@ -204,7 +206,8 @@ impl Daemon {
 
     /// Replays letters of a pipeline until there is none left.
     pub(super) fn replay_all(&mut self, run: &Run, pipeline: &str) -> Result<(), Trouble> {
-        let left = run.wait(PATIENCE, || (self.ended().is_some() || self.replay(pipeline) == Some(0)).then_some(()))?;
+        let left =
+            run.wait(REPLAY_PATIENCE, || (self.ended().is_some() || self.replay(pipeline) == Some(0)).then_some(()))?;
         left.ok_or_else(|| Trouble::Broken(format!("letters of {pipeline} are still under replay")))
     }
 

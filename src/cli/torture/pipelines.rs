@@ -170,7 +170,7 @@ window = { tumbling = "10s" }
 aggregates = { events = "count(*)", numbers = "sum(n)", amount = "sum(CAST(amount AS bigint))" }
 "#,
         late: Late::Update,
-        mended: Some(("sum(CAST(amount AS bigint))", "sum(TRY_CAST(amount AS bigint))")),
+        mended: Some(("CAST(amount AS bigint)", "coalesce(TRY_CAST(amount AS bigint), 0)")),
         size_ms: 10_000,
         every_ms: 10_000,
         fate: |_| Fate::Counts,

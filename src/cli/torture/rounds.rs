@@ -121,9 +121,11 @@ impl Rounds {
             Started::Ready(daemon) => daemon,
             Started::Killed => return self.killed(moment),
         };
+        let wanted = moment.is_some_and(|(name, _)| name.contains("replay") || name == "flush-counted");
+        let patience = Duration::from_millis(if wanted { 3_000 } else { self.random.u64(0..200) });
         for pipeline in pipelines::replayed() {
             // It may be starting, or be killed by it.
-            let _ = daemon.replay(pipeline);
+            ground.run.wait(patience, || daemon.replay(pipeline).map(drop).or_else(|| daemon.ended().map(drop)))?;
         }
         let lines = self.lines;
         let upto = |producer: &Producer| lines.upto(producer, round);

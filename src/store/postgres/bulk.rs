@@ -1,4 +1,6 @@
-//! What a flush writes: one statement for all rows of a chunk, whose columns travel as arrays.
+//! What a flush writes: one statement for all rows of a chunk, whose columns travel as arrays. Where rows are looked up, a
+//! LATERAL query that cannot be flattened (OFFSET 0) makes it one look into the index for each: a planner that knows
+//! nothing yet of a table joins the other way round, and reads all of the table for each row.
 
 use std::collections::HashMap;
 
@@ -127,21 +129,28 @@ pub(super) fn put_letters(
     Ok(written as u64)
 }
 
+/// Those of one record, or of one batch of them, have one time.
 pub(super) fn count_letters(
     connection: &mut Connection,
     stream: &str,
     pipeline: &str,
     counted: &[Counted],
 ) -> Result<(), StoreError> {
-    sql_query(
-        "UPDATE dead_letters SET replayed_at = u.a, replay_number = NULL FROM unnest($3, $4) AS u (n, a) \
-         WHERE stream = $1 AND pipeline = $2 AND position = u.n",
-    )
-    .bind::<Text, _>(stream)
-    .bind::<Text, _>(pipeline)
-    .bind::<Array<BigInt>, _>(counted.iter().map(|letter| letter.position.cast_signed()).collect::<Vec<_>>())
-    .bind::<Array<BigInt>, _>(counted.iter().map(|letter| letter.at).collect::<Vec<_>>())
-    .execute(connection)?;
+    for same in counted.chunk_by(|one, next| one.at == next.at) {
+        let positions: Vec<i64> = same.iter().map(|letter| letter.position.cast_signed()).collect();
+        // The bounds keep a planner that knows nothing yet of the table from looking through all of the stream's letters.
+        sql_query(
+            "UPDATE dead_letters SET replayed_at = $3, replay_number = NULL \
+             WHERE stream = $1 AND pipeline = $2 AND position = ANY($4) AND position BETWEEN $5 AND $6",
+        )
+        .bind::<Text, _>(stream)
+        .bind::<Text, _>(pipeline)
+        .bind::<BigInt, _>(same[0].at)
+        .bind::<Array<BigInt>, _>(&positions)
+        .bind::<BigInt, _>(positions.iter().min().copied().unwrap_or_default())
+        .bind::<BigInt, _>(positions.iter().max().copied().unwrap_or_default())
+        .execute(connection)?;
+    }
     Ok(())
 }
 
@@ -163,10 +172,10 @@ pub(super) fn stored(
     keys: &[Key],
 ) -> Result<Vec<Option<Stored>>, StoreError> {
     let found: Vec<StoredRow> = sql_query(
-        "SELECT u.i AS index, w.state, w.partial, w.revised_at \
-         FROM unnest($2, $3, $4) WITH ORDINALITY AS u (s, e, h, i) \
-         JOIN window_results w ON w.pipeline = $1 AND w.window_start = u.s AND w.window_end = u.e \
-         AND w.group_hash = u.h",
+        "SELECT u.i AS index, one.state, one.partial, one.revised_at \
+         FROM unnest($2, $3, $4) WITH ORDINALITY AS u (s, e, h, i), \
+         LATERAL (SELECT w.state, w.partial, w.revised_at FROM window_results w \
+         WHERE w.pipeline = $1 AND w.window_start = u.s AND w.window_end = u.e AND w.group_hash = u.h OFFSET 0) AS one",
     )
     .bind::<Text, _>(pipeline)
     .bind::<Array<BigInt>, _>(keys.iter().map(|key| key.window_start).collect::<Vec<_>>())

@@ -33,6 +33,10 @@ use connection::Connection;
 use sqlstate::LastState;
 pub(crate) use tls::connector as tls_connector;
 
+/// A row's own address, and how it is one of some.
+const ROW_ID: &str = "ctid";
+const ROW_IN: (&str, &str) = ("ctid = ANY(ARRAY(", "))");
+
 /// The time, unix ms, as SQL.
 const NOW_MS: &str = "(extract(epoch FROM now()) * 1000)::bigint";
 
@@ -211,6 +215,14 @@ impl Session for PostgresSession {
 
     fn lock_fence(&mut self, pipeline: &str, fence: Fence) -> Result<bool, StoreError> {
         plain::lock_fence(&mut self.connection, pipeline, fence)
+    }
+
+    fn last_replay_number(&mut self, pipeline: &str) -> Result<u64, StoreError> {
+        plain_letters::last_replay_number(&mut self.connection, pipeline)
+    }
+
+    fn note_replay_number(&mut self, pipeline: &str, number: u64) -> Result<(), StoreError> {
+        plain_letters::note_replay_number(&mut self.connection, pipeline, number)
     }
 
     fn number_letters(&mut self, replay: &Replay) -> Result<u64, StoreError> {

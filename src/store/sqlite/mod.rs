@@ -27,6 +27,10 @@ use crate::event::{Counted, Letter, Position, RawEvents, Replayed};
 use crate::limits::LETTER_LINE_SHOWN_BYTES;
 use upsert::{UpsertPane, UpsertRow};
 
+/// A row's own address, and how it is one of some.
+const ROW_ID: &str = "rowid";
+const ROW_IN: (&str, &str) = ("rowid IN (", ")");
+
 /// The time, unix ms, as SQL.
 const NOW_MS: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 
@@ -268,6 +272,14 @@ impl Session for SqliteSession {
 
     fn lock_fence(&mut self, pipeline: &str, fence: Fence) -> Result<bool, StoreError> {
         plain::lock_fence(&mut self.connection, pipeline, fence)
+    }
+
+    fn last_replay_number(&mut self, pipeline: &str) -> Result<u64, StoreError> {
+        plain_letters::last_replay_number(&mut self.connection, pipeline)
+    }
+
+    fn note_replay_number(&mut self, pipeline: &str, number: u64) -> Result<(), StoreError> {
+        plain_letters::note_replay_number(&mut self.connection, pipeline, number)
     }
 
     fn number_letters(&mut self, replay: &Replay) -> Result<u64, StoreError> {

@@ -145,7 +145,8 @@ on_both! {
         }
         assert_eq!(bench.store.replay_letters(Replay { filter: kind("late"), ..replay(fence, 0) }).await, Ok(Some(1)));
         bench.flush(&hits, fence, vec![counted(4, 10)], at(10, 1)).await.unwrap();
-        let some = Replay { positions: Some(vec![3, 2, 4]), limit: 1, ..replay(fence, 1) };
+        // Asked with what the journal had before that one was in it: no number comes twice.
+        let some = Replay { positions: Some(vec![3, 2, 4]), limit: 1, ..replay(fence, 0) };
         assert_eq!(bench.store.replay_letters(some).await, Ok(Some(1)), "4 has counted");
         assert_eq!(numbered(&bench, 0, 1 << 20).await, [(2, 2)]);
     }
