@@ -186,8 +186,10 @@ mod tests {
         Counted { position, record, at: 0 }
     }
 
+    type Failed = (u64, u32, u64, bool);
+
     /// What is left: letters as position, attempts, record, whether the store has them; then the positions that counted.
-    fn left(letters: &[Letter], replayed: &[Counted]) -> (Vec<(u64, u32, u64, bool)>, Vec<u64>) {
+    fn left(letters: &[Letter], replayed: &[Counted]) -> (Vec<Failed>, Vec<u64>) {
         let epochs = letters.iter().map(|letter| Open { letters: vec![letter.clone()], ..Open::default() });
         let all: Vec<Open> = epochs.chain([Open { counted: replayed.to_vec(), ..Open::default() }]).collect();
         let (mut failed, mut done) = (Vec::new(), Vec::new());

@@ -126,23 +126,23 @@ struct Chosen {
     limit: Option<u64>,
 }
 
+/// A pipeline, and of its letters only those of these positions.
+type Target<'a> = (&'a PipelineHandle, Option<Vec<i64>>);
+
 impl Chosen {
     /// The pipelines that are meant, with the positions of their letters where those are named.
-    fn targets<'a>(
-        &self,
-        all: &'a [PipelineHandle],
-    ) -> Result<Vec<(&'a PipelineHandle, Option<Vec<i64>>)>, HttpResponse> {
+    fn targets<'a>(&self, all: &'a [PipelineHandle]) -> Result<Vec<Target<'a>>, Box<HttpResponse>> {
         let ids = self.ids.iter().flatten().map(|id| id.parse::<LetterId>());
-        let ids = ids.collect::<Result<Vec<_>, _>>().map_err(|reason| bad(&reason))?;
+        let ids = ids.collect::<Result<Vec<_>, _>>().map_err(|reason| Box::new(bad(&reason)))?;
         if ids.len() > REPLAY_IDS_MAX {
-            return Err(bad(&format!("{} ids are more than {REPLAY_IDS_MAX}", ids.len())));
+            return Err(Box::new(bad(&format!("{} ids are more than {REPLAY_IDS_MAX}", ids.len()))));
         }
         for name in self.pipeline.iter().chain(ids.iter().map(|id| &id.pipeline)) {
             if name.starts_with('@') {
-                return Err(bad("a line that is no event cannot be replayed: mend it, and send it again"));
+                return Err(Box::new(bad("a line that is no event cannot be replayed: mend it, and send it again")));
             }
             if !all.iter().any(|pipeline| pipeline.name() == name) {
-                return Err(unknown_pipeline(all, name));
+                return Err(Box::new(unknown_pipeline(all, name)));
             }
         }
         let chosen = all.iter().filter(|pipeline| self.pipeline.as_deref().is_none_or(|name| name == pipeline.name()));
@@ -169,7 +169,7 @@ async fn replay(request: HttpRequest, shared: web::Data<Shared>, body: web::Byte
     };
     let targets = match chosen.targets(&shared.pipelines) {
         Ok(targets) => targets,
-        Err(answer) => return answer,
+        Err(answer) => return *answer,
     };
     let filter = LetterFilter { pipeline: None, kind: chosen.kind, before: chosen.before };
     let (mut left, mut replays, mut refused, mut first) =

@@ -80,7 +80,7 @@ impl Sliding {
                 late.extend(shared.pass_kept(rows, index, last_end));
                 continue;
             }
-            match self.correct(shared, policy, pane, row.watermark, &event, &kinds, epoch) {
+            match self.correct(shared, policy, (pane, row.watermark), &event, &kinds, epoch) {
                 Lateness::None => {
                     self.panes.add(pane, &event, &kinds, epoch);
                     shared.account.aggregated += 1;
@@ -149,8 +149,7 @@ impl Sliding {
         &self,
         shared: &mut Shared,
         policy: LatePolicy,
-        pane: i64,
-        watermark: i64,
+        (pane, watermark): (i64, i64),
         event: &Event<'_>,
         kinds: &[AggregateKind],
         epoch: u64,
