@@ -119,13 +119,13 @@ impl Store {
     fn over<D: Database>(database: &D, writers: usize, migrate: bool) -> Result<Self, StoreError> {
         let (jobs, work) = bounded(WAITING_JOBS_MAX);
         let (opened, first) = bounded(1);
-        for _ in 0..writers {
+        for writer in 0..writers {
             let (database, work, opened) = (database.clone(), work.clone(), opened.clone());
             spawn("store", move || {
                 let mut line = Line::new(database, Access::Write, migrate);
-                if opened.is_empty() {
-                    // Whoever opens waits for the first alone.
-                    let _ = opened.try_send(line.run(|_| Ok(())));
+                if writer == 0 {
+                    // Whoever opens waits for this one; the others connect when there is something to do.
+                    let _ = opened.send(line.run(|_| Ok(())));
                 }
                 write_all(line, &work);
             })?;
