@@ -3,28 +3,27 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures_util::Stream;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
-use crate::actors::{Lines, PipelineHandle, Source, StatsRegistry, StreamHandle, System, SystemError, SystemOptions};
+use crate::actors::{
+    PipelineHandle, Pipelines, ReloadError, Reloaded, StatsRegistry, System, SystemError, SystemOptions,
+};
 use crate::clock::Clock;
 use crate::config::{self, Config, Report};
-use crate::event::{Origin, Position};
-use crate::http;
+use crate::event::Position;
+use crate::http::{self, Reload, Reloads};
 use crate::input;
-use crate::journal::{Progress, SyncFile, durable};
-use crate::limits::BATCH_BYTES_MAX;
+use crate::journal::{Progress, SyncFile};
 use crate::pipeline::{Event, Outcome, StageError, StageRegistry};
+use crate::sender::StreamSender;
 use crate::store::{Query, ResultRows, StoreError};
 
 /// At most so long a stopping daemon waits for its pipelines.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
-/// Lines of an embedding program that wait for their batch at most.
-const SENT_LINES_MAX: usize = 1024;
 
 /// Why a daemon does not start.
 #[derive(Debug, thiserror::Error)]
@@ -61,14 +60,11 @@ pub struct Unknown {
     name: String,
 }
 
-/// The daemon takes no more.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the daemon has stopped, or its journal has failed")]
-pub struct Stopped;
-
 /// A daemon that is about to be started.
 pub struct Tidemill {
     config: Config,
+    /// The file that a reload reads again.
+    file: Option<PathBuf>,
     registry: StageRegistry,
     windows: usize,
     clock: Clock,
@@ -82,7 +78,8 @@ impl Tidemill {
     /// # Errors
     /// All errors of the config at once.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, Report> {
-        Ok(Self::new(config::load(path.as_ref())?))
+        let file = Some(path.as_ref().to_owned());
+        Ok(Self { file, ..Self::new(config::load(path.as_ref())?) })
     }
 
     /// A daemon with this config; relative paths are relative to the working directory.
@@ -98,8 +95,8 @@ impl Tidemill {
     /// A daemon with a checked config.
     pub fn new(config: Config) -> Self {
         let sync: SyncFile = Arc::new(std::fs::File::sync_data);
-        let (registry, accept_plan) = (StageRegistry::new(), None);
-        Self { config, registry, windows: 1, clock: Clock::system(), sync, accept_plan }
+        let (registry, accept_plan, file) = (StageRegistry::new(), None, None);
+        Self { config, file, registry, windows: 1, clock: Clock::system(), sync, accept_plan }
     }
 
     /// Its config.
@@ -150,14 +147,8 @@ impl Tidemill {
     /// # Errors
     /// Where addresses, files, store or definitions say no.
     pub async fn start(self) -> Result<Mill, StartError> {
-        for pipeline in &self.config.pipelines {
-            for stage in &pipeline.stages {
-                if let config::StageConfig::Custom(name) = stage
-                    && !self.registry.contains_key(name)
-                {
-                    return Err(StartError::Stage(name.clone()));
-                }
-            }
+        if let Some(name) = unregistered(&self.config, |name| self.registry.contains_key(name)) {
+            return Err(StartError::Stage(name));
         }
         let (began, begins) = oneshot::channel();
         let (stop, stops) = watch::channel(false);
@@ -175,14 +166,17 @@ struct Face {
     http: SocketAddr,
     tcp: Vec<(String, SocketAddr)>,
     streams: Vec<StreamSender>,
-    pipelines: Vec<Pipeline>,
+    pipelines: Pipelines,
+    reloads: Reloads,
     stats: Arc<StatsRegistry>,
     progress: Vec<watch::Receiver<Progress>>,
 }
 
 /// The life of the daemon's thread.
 async fn live(mill: Tidemill, began: oneshot::Sender<Result<Face, StartError>>, mut stop: watch::Receiver<bool>) {
-    let (face, system, inputs, server) = match assemble(mill, &stop).await {
+    let file = mill.file.clone();
+    let (reloads, mut asked) = Reloads::new();
+    let (face, mut system, inputs, server) = match assemble(mill, reloads, &stop).await {
         Ok(parts) => parts,
         Err(error) => {
             // Whoever started it may have gone.
@@ -193,7 +187,23 @@ async fn live(mill: Tidemill, began: oneshot::Sender<Result<Face, StartError>>, 
     let handle = server.handle();
     let server = actix_web::rt::spawn(server);
     if began.send(Ok(face)).is_ok() {
-        let _ = stop.wait_for(|stop| *stop).await;
+        loop {
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => break,
+                Some(Reload { accept_plan, reply }) = asked.recv() => {
+                    let reloaded = reload(&mut system, file.as_deref(), accept_plan.as_deref()).await;
+                    match &reloaded {
+                        Ok(Reloaded { plan, refused, .. }) => {
+                            log::info!("the config is taken:\n{}", plan.trim_end());
+                            refused.iter().for_each(|reason| log::error!("{reason}"));
+                        }
+                        Err(reason) => log::error!("the config is not taken, nothing has changed: {reason}"),
+                    }
+                    // Whoever asked may have gone.
+                    let _ = reply.send(reloaded);
+                }
+            }
+        }
     }
     system.stats().drain();
     for input in inputs {
@@ -207,11 +217,33 @@ async fn live(mill: Tidemill, began: oneshot::Sender<Result<Face, StartError>>, 
     system.stop();
 }
 
+/// A custom stage that a config names and nobody has registered.
+fn unregistered(config: &Config, is_registered: impl Fn(&str) -> bool) -> Option<String> {
+    let stages = config.pipelines.iter().flat_map(|pipeline| &pipeline.stages);
+    let mut names =
+        stages.filter_map(|stage| if let config::StageConfig::Custom(name) = stage { Some(name) } else { None });
+    names.find(|name| !is_registered(name)).cloned()
+}
+
+/// Reads the config file again, and takes it.
+async fn reload(system: &mut System, file: Option<&Path>, accept_plan: Option<&str>) -> Result<Reloaded, ReloadError> {
+    let Some(file) = file else {
+        return Err(ReloadError::Config(
+            "this daemon was not started with a config file: there is nothing to read again".into(),
+        ));
+    };
+    let config = config::load(file).map_err(|report| ReloadError::Config(report.to_string()))?;
+    if let Some(name) = unregistered(&config, |name| system.has_stage(name)) {
+        return Err(ReloadError::Config(StartError::Stage(name).to_string()));
+    }
+    system.reload(config, accept_plan).await
+}
+
 type Parts = (Face, System, Vec<oneshot::Receiver<()>>, actix_web::dev::Server);
 
 /// Listens first (an address in use must not touch any data), then starts the system, then opens the edges.
-async fn assemble(mill: Tidemill, stop: &watch::Receiver<bool>) -> Result<Parts, StartError> {
-    let Tidemill { config, registry, windows, clock, sync, accept_plan } = mill;
+async fn assemble(mill: Tidemill, reloads: Reloads, stop: &watch::Receiver<bool>) -> Result<Parts, StartError> {
+    let Tidemill { config, file: _, registry, windows, clock, sync, accept_plan } = mill;
     let http_config = config.http.clone();
     let mut listeners = Vec::new();
     for stream in &config.streams {
@@ -228,16 +260,17 @@ async fn assemble(mill: Tidemill, stop: &watch::Receiver<bool>) -> Result<Parts,
         http,
         tcp: Vec::new(),
         streams: system.streams().iter().map(StreamSender::new).collect(),
-        pipelines: system.pipelines().iter().cloned().map(Pipeline).collect(),
+        pipelines: system.pipelines(),
+        reloads: reloads.clone(),
         stats: system.stats(),
         progress: system.streams().iter().map(|stream| stream.stats.progress()).collect(),
     };
     let mut inputs = Vec::new();
     for (name, listener) in listeners {
-        let Some(stream) = system.streams().iter().find(|stream| stream.config.name == name) else { continue };
+        let Some(stream) = system.streams().into_iter().find(|stream| stream.config.name == name) else { continue };
         face.tcp.push((name, address_of(&listener, http)));
         let (ended, ends) = oneshot::channel();
-        let (stream, stop, arbiter) = (stream.clone(), stop.clone(), stream.arbiter.clone());
+        let (stop, arbiter) = (stop.clone(), stream.arbiter.clone());
         let tokens = http_config.tokens_of(&stream.config);
         arbiter.spawn(async move {
             match tokio::net::TcpListener::from_std(listener) {
@@ -248,7 +281,7 @@ async fn assemble(mill: Tidemill, stop: &watch::Receiver<bool>) -> Result<Parts,
         });
         inputs.push(ends);
     }
-    let shared = http::Shared::new(&http_config, &system);
+    let shared = http::Shared::new(&http_config, &system, reloads);
     let server = http::server(http_listener, shared).map_err(|source| StartError::Listen {
         what: "http".to_owned(),
         address: http,
@@ -281,13 +314,18 @@ impl Mill {
         found.cloned().ok_or_else(|| Unknown { kind: "stream", name: name.to_owned() })
     }
 
-    /// A pipeline to read.
+    /// A pipeline to read. One that a reload changes or takes out says so by the end of `committed` and `changes`.
     ///
     /// # Errors
     /// Where the config has none of that name.
     pub fn pipeline(&self, name: &str) -> Result<Pipeline, Unknown> {
-        let found = self.face.pipelines.iter().find(|pipeline| pipeline.name() == name);
-        found.cloned().ok_or_else(|| Unknown { kind: "pipeline", name: name.to_owned() })
+        let found = self.face.pipelines.find(name);
+        found.map(Pipeline).ok_or_else(|| Unknown { kind: "pipeline", name: name.to_owned() })
+    }
+
+    /// What reloads: takes the changed config file, without touching pipelines that it leaves as they are.
+    pub fn reloads(&self) -> Reloads {
+        self.face.reloads.clone()
     }
 
     /// The address of stats and health.
@@ -341,111 +379,6 @@ impl Drop for Mill {
     fn drop(&mut self) {
         self.stop.send_replace(true);
     }
-}
-
-/// Sends lines to a stream from the same process, as TCP would.
-#[derive(Clone)]
-pub struct StreamSender {
-    name: Arc<str>,
-    lines: mpsc::Sender<Sent>,
-    progress: watch::Receiver<Progress>,
-}
-
-enum Sent {
-    Line(Vec<u8>),
-    Sync(oneshot::Sender<Position>),
-}
-
-static SESSIONS: AtomicU64 = AtomicU64::new(1 << 63);
-
-impl StreamSender {
-    fn new(stream: &StreamHandle) -> Self {
-        let (lines, sent) = mpsc::channel(SENT_LINES_MAX);
-        stream.arbiter.spawn(collect(sent, stream.clone()));
-        Self { name: stream.config.name.as_str().into(), lines, progress: stream.stats.progress() }
-    }
-
-    /// The stream's name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Sends a line (a line end is not needed); waits for room, as TCP would.
-    ///
-    /// # Errors
-    /// Where the daemon has stopped.
-    pub async fn send(&self, line: impl Into<Vec<u8>>) -> Result<(), Stopped> {
-        self.lines.send(Sent::Line(line.into())).await.map_err(|_| Stopped)
-    }
-
-    /// Waits until all lines that were sent before are durable.
-    ///
-    /// # Errors
-    /// Where they never will be: the daemon has stopped, or its journal has failed.
-    pub async fn synced(&self) -> Result<(), Stopped> {
-        let (reply, position) = oneshot::channel();
-        self.lines.send(Sent::Sync(reply)).await.map_err(|_| Stopped)?;
-        let position = position.await.map_err(|_| Stopped)?;
-        let mut progress = self.progress.clone();
-        if durable(&mut progress, position).await { Ok(()) } else { Err(Stopped) }
-    }
-}
-
-/// Collects the lines of an embedding program into batches: a message a line would cost more than the line.
-async fn collect(mut sent: mpsc::Receiver<Sent>, stream: StreamHandle) {
-    let session = SESSIONS.fetch_add(1, Ordering::Relaxed);
-    let source = Source { session, origin: Origin { producer: None, peer: Some("embedded".into()) } };
-    let mut progress = stream.stats.progress();
-    let mut next = sent.recv().await;
-    while let Some(first) = next.take() {
-        let mut bytes = Vec::new();
-        let (mut sync, mut overlong) = (None, None);
-        let mut at = Some(first);
-        while let Some(message) = at.take() {
-            match message {
-                Sent::Line(line) if line.len() > stream.config.max_line_bytes => {
-                    overlong = Some(line);
-                    break;
-                }
-                Sent::Line(line) => {
-                    bytes.extend_from_slice(&line);
-                    bytes.push(b'\n');
-                }
-                Sent::Sync(reply) => {
-                    sync = Some(reply);
-                    break;
-                }
-            }
-            if bytes.len() < BATCH_BYTES_MAX {
-                at = sent.try_recv().ok();
-            }
-        }
-        if progress.wait_for(|progress| progress.held.is_none()).await.is_err() {
-            return;
-        }
-        let decoded = stream.decoder.decode(Arc::new(bytes));
-        let lines = Lines { source: source.clone(), decoded, overlong: None };
-        if !lines.decoded.is_empty() && stream.lines.send(lines).await.is_err() {
-            return;
-        }
-        if let Some(line) = overlong {
-            take_overlong(&stream, &source, &line).await;
-        }
-        if let Some(reply) = sync
-            && stream.sync.send(crate::actors::Sync { reply }).await.is_err()
-        {
-            return;
-        }
-        next = sent.recv().await;
-    }
-}
-
-async fn take_overlong(stream: &StreamHandle, source: &Source, line: &[u8]) {
-    let head = line[..line.len().min(crate::limits::OVERLONG_LINE_KEPT_BYTES)].to_vec();
-    let len = line.len() as u64;
-    let decoded = stream.decoder.overlong(Arc::new(head), len);
-    // Where Ingest has ended, the next line notices.
-    let _ = stream.lines.send(Lines { source: source.clone(), decoded, overlong: Some(len) }).await;
 }
 
 /// Reads a pipeline's rows.

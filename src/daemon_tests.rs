@@ -72,7 +72,7 @@ fn seen(mill: &Mill) -> serde_json::Value {
 
 /// Lets the daemon's threads do what they can until a condition holds.
 async fn until(what: &str, mill: &Mill, mut condition: impl FnMut(&serde_json::Value) -> bool) {
-    for _ in 0..20_000 {
+    for _ in 0..100_000 {
         if condition(&seen(mill)) {
             return;
         }

@@ -62,10 +62,14 @@ pub mod actors;
 
 pub mod http;
 pub mod input;
+mod sender;
 
 mod daemon;
 
 pub mod cli;
 
-pub use daemon::{Mill, Pipeline, StartError, Stopped, StreamSender, Tidemill, Unknown};
+pub use actors::{ReloadError, Reloaded};
+pub use daemon::{Mill, Pipeline, StartError, Tidemill, Unknown};
+pub use http::Reloads;
 pub use pipeline::{Event, Outcome, StageError};
+pub use sender::{Stopped, StreamSender};

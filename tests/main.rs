@@ -22,6 +22,7 @@ mod ownership;
 mod postgres;
 mod protocol;
 mod raw_events;
+mod reload;
 mod replay;
 mod tidy;
 mod torture;

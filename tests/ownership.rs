@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::support::postgres::{shared, unique_schema};
 use crate::support::weblog::web_log;
-use crate::support::{Mill, wait_until};
+use crate::support::{Mill, copy, wait_until};
 
 const CONFIG: &str = r#"
     [store]
@@ -26,11 +26,6 @@ fn stores(folder: &Path) -> [String; 2] {
         CONFIG.replace("[store]", &format!("[store]\nurl = \"sqlite://{}\"", folder.join("shared.db").display())),
         CONFIG.replace("[store]", &format!("[store]\nurl = \"{}\"\nschema = \"{}\"", shared().url(), unique_schema())),
     ]
-}
-
-fn copy(from: &Path, to: &Path) {
-    let done = std::process::Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap();
-    assert!(done.success());
 }
 
 /// By SQLite's own means: much of the store may still be in its write-ahead log.

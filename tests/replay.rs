@@ -1,13 +1,12 @@
 //! Letters that come again: each counts once, in its own window, whatever happens meanwhile.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::support::postgres::{shared, unique_schema};
-use crate::support::{Daemon, Mill, tidemill, wait_until};
+use crate::support::{Daemon, Mill, copy, tidemill, wait_until};
 
 const HOUR: i64 = 3_600_000;
 /// 2015-05-17T10:00:00Z.
@@ -96,7 +95,10 @@ fn replayed_through_kills(mill: &Mill) {
     let (status, answer) = replay(&daemon, json!({"pipeline": "hits"}));
     assert_eq!((status, answer), (202, json!({"replays": [{"pipeline": "hits", "letters": LETTERS}], "refused": []})));
     let (status, answer) = replay(&daemon, json!({"pipeline": "hits"}));
-    assert_eq!(status, 409, "{answer}");
+    // It depends on how far the first has come.
+    let said = answer["error"]["message"].as_str().unwrap();
+    let told = said.contains("is under way") || said.contains("may have records of an earlier replay before it");
+    assert!(status == 409 && told, "{status} {answer}");
 
     let mut daemon = daemon;
     let mut kills = 0;
@@ -145,19 +147,6 @@ fn a_hundred_thousand_letters_count_once_through_kills() {
 fn a_hundred_thousand_letters_count_once_in_postgresql() {
     let store = format!("[store]\n    url = \"{}\"\n    schema = \"{}\"", shared().url(), unique_schema());
     replayed_through_kills(&Mill::new(&CONFIG.replace("[store]", &store)));
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! DeadLetter, one a pipeline generation. Owns the letters (and an intake's raw events) of open epochs. Takes letters from stage and windows, and a
-//! barrier of each; when it has them all, no letter of that epoch can follow, and it sends the letters to Flush.
+//! DeadLetter, one a pipeline generation. Owns the letters (and an intake's raw events) of open epochs. Takes letters from
+//! stage and windows, and a barrier of each; when it has them all, no letter of that epoch can follow, and it sends the
+//! letters to Flush.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

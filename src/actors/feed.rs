@@ -27,7 +27,7 @@ pub struct Feed {
 impl Feed {
     /// Runs until the stage ends or the journal cannot be read.
     pub async fn run(mut self, position: Position, keeper: Keeper) {
-        let cursor = self.recent.cursor(position);
+        let cursor = self.recent.cursor(position, self.decoder.fields().len());
         if let Err(error) = self.follow(&cursor).await {
             keeper.end(Ended::Broken(error.to_string()));
         }

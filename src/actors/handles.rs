@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use parking_lot::RwLock;
 use tokio::sync::{mpsc, watch};
 
 use super::mailbox::Outlet;
@@ -28,15 +29,42 @@ pub struct StreamHandle {
     pub sync: Outlet<Sync>,
     /// Where producers name themselves.
     pub claim: Outlet<Claim>,
-    /// Decodes its lines.
-    pub decoder: Decoder,
     /// Its counters.
     pub stats: Arc<StreamStats>,
     /// The arbiter of its connections.
     pub arbiter: actix::ArbiterHandle,
     /// What paces.
     pub clock: Clock,
+    /// A reload may ask for more fields.
+    pub(super) decoders: watch::Receiver<Decoder>,
     pub(super) head: watch::Receiver<Position>,
+}
+
+impl StreamHandle {
+    /// Decodes its lines, with the fields that its pipelines name now.
+    pub fn decoder(&self) -> Decoder {
+        self.decoders.borrow().clone()
+    }
+}
+
+/// The pipelines of a running system, in the order of the config, which a reload changes.
+#[derive(Clone, Default)]
+pub struct Pipelines(Arc<RwLock<Vec<PipelineHandle>>>);
+
+impl Pipelines {
+    /// All of them, as they are now.
+    pub fn all(&self) -> Vec<PipelineHandle> {
+        self.0.read().clone()
+    }
+
+    /// The one of this name.
+    pub fn find(&self, name: &str) -> Option<PipelineHandle> {
+        self.0.read().iter().find(|pipeline| pipeline.name() == name).cloned()
+    }
+
+    pub(super) fn replace(&self, pipelines: Vec<PipelineHandle>) {
+        *self.0.write() = pipelines;
+    }
 }
 
 /// What a reader needs of a pipeline.
@@ -102,6 +130,11 @@ impl PipelineHandle {
     /// Its stream.
     pub fn stream(&self) -> &str {
         &self.stats.stream
+    }
+
+    /// Ends its keeper, when its last commit is over. What is stored of it stays.
+    pub(super) async fn leave(&self) {
+        self.orders.leave().await;
     }
 
     /// Whether it has committed all that its stream has given out; a pipeline that has stopped never will.

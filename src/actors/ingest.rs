@@ -1,5 +1,6 @@
 //! Ingest, one a stream. Owns the order of records, the next position and the producers' numbers. Takes lines, bodies,
-//! claims, syncs, ticks and letters that come again; sends blocks to the journal and batches to the recent ones, where the pipelines' feeds find them.
+//! claims, syncs, ticks and letters that come again; sends blocks to the journal and batches to the recent ones, where the
+//! pipelines' feeds find them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -256,6 +257,12 @@ impl Ingest {
         }
     }
 
+    /// The end of a handler that has taken something: it answers when that is handed on.
+    fn hand_on(&mut self, passed: Passed) -> AtomicResponse<Self, ()> {
+        let push = self.push(passed);
+        AtomicResponse::new(Box::pin(push.into_actor(self).map(|patience, ingest, _| ingest.patience = patience)))
+    }
+
     fn tick(&mut self, silence_ms: u32, credit: Box<dyn Send>) {
         let ingest_time = self.stamp();
         let range = PositionRange::behind(self.position, 1);
@@ -310,8 +317,7 @@ impl Handler<Parcel<Lines>> for Ingest {
         let count = parcel.message.decoded.len() as u64;
         let batch = self.take(parcel.message, Box::new(parcel.credit));
         self.stats.handled(count, self.clock.elapsed().saturating_sub(began));
-        let push = self.push(Passed::Batches(batch.into_iter().collect()));
-        AtomicResponse::new(Box::pin(push.into_actor(self).map(|patience, ingest, _| ingest.patience = patience)))
+        self.hand_on(Passed::Batches(batch.into_iter().collect()))
     }
 }
 
@@ -323,8 +329,7 @@ impl Handler<Parcel<Body>> for Ingest {
         let count = parcel.message.lines;
         let passed = self.body(parcel.message, Box::new(parcel.credit));
         self.stats.handled(count, self.clock.elapsed().saturating_sub(began));
-        let push = self.push(passed);
-        AtomicResponse::new(Box::pin(push.into_actor(self).map(|patience, ingest, _| ingest.patience = patience)))
+        self.hand_on(passed)
     }
 }
 
@@ -333,8 +338,7 @@ impl Handler<Parcel<Resend>> for Ingest {
 
     fn handle(&mut self, parcel: Parcel<Resend>, _: &mut Context<Self>) -> Self::Result {
         let batch = self.resend(parcel.message, Box::new(parcel.credit));
-        let push = self.push(Passed::Batches(batch.into_iter().collect()));
-        AtomicResponse::new(Box::pin(push.into_actor(self).map(|patience, ingest, _| ingest.patience = patience)))
+        self.hand_on(Passed::Batches(batch.into_iter().collect()))
     }
 }
 

@@ -75,10 +75,12 @@ pub enum OrderError {
 /// Told when the order is followed.
 pub(super) type Reply = oneshot::Sender<Result<Standing, OrderError>>;
 
-/// One order.
-pub(super) struct Order {
-    pub verb: Verb,
-    pub reply: Reply,
+/// What a keeper is told.
+pub(super) enum Order {
+    /// By an operator.
+    Do(Verb, Reply),
+    /// To end, behind the last commit: a reload has no place for it. Whoever asks hears that this is gone.
+    Leave { _until: oneshot::Sender<()> },
 }
 
 /// The operator's side.
@@ -97,9 +99,18 @@ impl Orders {
         let (reply, answer) = oneshot::channel();
         let gone = || OrderError::Away("the daemon stops".to_owned());
         self.0
-            .try_send(Order { verb, reply })
+            .try_send(Order::Do(verb, reply))
             .map_err(|_| OrderError::Away(format!("{WAITING_ORDERS_MAX} orders wait already; try again")))?;
         answer.await.map_err(|_| gone())?
+    }
+
+    /// Ends the keeper, and waits until its last commit is over.
+    pub async fn leave(&self) {
+        let (until, left) = oneshot::channel();
+        if self.0.send(Order::Leave { _until: until }).await.is_ok() {
+            // Nothing is ever sent.
+            let _ = left.await;
+        }
     }
 }
 
@@ -148,27 +159,25 @@ impl Pipeline {
                     continue;
                 }
             };
+            let Order::Do(verb, reply) = order else { return None };
             let state = self.stats.inner.lock().state;
-            let answer = match order.verb {
+            let answer = match verb {
                 _ if state == PipelineState::Fenced => Err(self.is_fenced()),
-                Verb::Resume => return Some(order.reply),
+                Verb::Resume => return Some(reply),
                 Verb::Pause if state == PipelineState::Paused => Ok(self.standing()),
                 Verb::Pause => Err(OrderError::Conflict(format!(
                     "pipeline {0} is stopped already ({1}): `tidemill pipeline resume {0}` starts it again",
                     self.stats.name,
                     state.name()
                 ))),
-                Verb::Drop => match self.may_pause() {
-                    Ok(()) => self.delete().await,
-                    refused => refused.map(|()| self.standing()),
-                },
-                Verb::Skip(to) => match self.may_pause() {
-                    Ok(()) => self.skip(to).await,
-                    refused => refused.map(|()| self.standing()),
+                verb @ (Verb::Skip(_) | Verb::Drop) => match (self.may_pause(), verb) {
+                    (Err(refused), _) => Err(refused),
+                    (Ok(()), Verb::Skip(to)) => self.skip(to).await,
+                    (Ok(()), _) => self.delete().await,
                 },
             };
             // Whoever asked may have gone.
-            let _ = order.reply.send(answer);
+            let _ = reply.send(answer);
         }
     }
 

@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::config::{LetterLimit, PipelineConfig, RawEventsConfig, Start};
 use crate::event::{Fields, Position};
 use crate::journal::Journal;
-use crate::pipeline::{Missing, Results, Span, StageRegistry, Step, in_stored_order, step};
+use crate::pipeline::{Missing, Results, StageRegistry, Step, in_stored_order, step};
 use crate::store::{Admit, Course, Definition, Snapshot, Store, StoreError};
 use crate::units::format_size;
 
@@ -120,7 +120,7 @@ enum Then {
     Again(Duration),
     /// Nothing, until an operator says so.
     Stopped,
-    /// Nothing at all: the daemon is gone.
+    /// Nothing at all: the daemon is gone, or a reload has no place for it.
     Over,
 }
 
@@ -208,11 +208,15 @@ impl Pipeline {
                 }
                 order = self.orders.recv() => match order {
                     None => return Then::Over,
-                    Some(Order { verb: Verb::Pause, reply }) if self.may_pause().is_ok() => {
+                    Some(Order::Leave { .. }) => {
+                        self.wind_up(generation).await;
+                        return Then::Over;
+                    }
+                    Some(Order::Do(Verb::Pause, reply)) if self.may_pause().is_ok() => {
                         self.wind_up(generation).await;
                         return self.pause(reply);
                     }
-                    Some(order) => self.answer_unstopped(order),
+                    Some(Order::Do(verb, reply)) => self.answer_unstopped(verb, reply),
                 },
                 true = grows(&mut progress), if limit.is_some() => {
                     if self.is_beyond(limit) {
@@ -275,23 +279,23 @@ impl Pipeline {
                 () = &mut pause => return Then::Again(Duration::ZERO),
                 Ok(()) = self.drain.changed() => return Then::Again(Duration::ZERO),
                 order = self.orders.recv() => match order {
-                    None => return Then::Over,
-                    Some(Order { verb: Verb::Pause, reply }) if self.may_pause().is_ok() => return self.pause(reply),
-                    Some(order) => self.answer_unstopped(order),
+                    None | Some(Order::Leave { .. }) => return Then::Over,
+                    Some(Order::Do(Verb::Pause, reply)) if self.may_pause().is_ok() => return self.pause(reply),
+                    Some(Order::Do(verb, reply)) => self.answer_unstopped(verb, reply),
                 },
             }
         }
     }
 
     /// Orders that change nothing while it is not stopped.
-    fn answer_unstopped(&self, order: Order) {
-        let answer = match order.verb {
+    fn answer_unstopped(&self, verb: Verb, reply: Reply) {
+        let answer = match verb {
             Verb::Resume => Ok(self.standing()),
             Verb::Skip(_) | Verb::Drop => Err(self.is_not_stopped()),
             Verb::Pause => self.may_pause().map(|()| self.standing()),
         };
         // Whoever asked may have gone.
-        let _ = order.reply.send(answer);
+        let _ = reply.send(answer);
     }
 
     fn pause(&self, reply: Reply) -> Then {
@@ -408,12 +412,16 @@ impl Pipeline {
     /// Whether and how it may begin. Where the journal in `data_dir` is another one than the checkpoint's, or an older
     /// copy, this daemon must not write, and must not stop the one that may.
     pub(super) fn admit(&self) -> Admit {
-        let (span, config) = (self.span(), self.config.clone());
+        let (journal, config) = (self.journal.clone(), self.config.clone());
         let (accepted, may_adopt) = (self.accepted, self.may_adopt);
+        let look = journal.look();
         Box::new(move |registered, checkpoint| {
-            let step = match (&config, registered) {
-                (Some(config), _) => step(config, &span, registered),
-                (None, _) => Missing::of(checkpoint, &span).map_or(Step::GoOn, Step::Missing),
+            let step = match &config {
+                Some(config) => step(config, &look, &|| journal.first_ingest_time(), registered),
+                None => {
+                    let missing = Missing::of(checkpoint.journal_id, checkpoint.position, &look);
+                    missing.map_or(Step::GoOn, Step::Missing)
+                }
             };
             match step {
                 Step::New(_) | Step::GoOn => Ok(Course::GoOn),
@@ -430,19 +438,14 @@ impl Pipeline {
                     difference.revised.join(", ")
                 )),
                 Step::Missing(missing) if may_adopt => {
-                    let position = if let Missing::Older { last, .. } = missing { last } else { span.first - 1 };
-                    Ok(Course::Adopt { journal_id: span.journal_id, position })
+                    let position = if let Missing::Older { last, .. } = missing { last } else { look.first - 1 };
+                    Ok(Course::Adopt { journal_id: look.id, position })
                 }
                 // The keeper says what is missing, and may wait for a skip.
                 Step::Missing(Missing::Gap { .. }) => Ok(Course::GoOn),
                 Step::Missing(missing) => Err(missing.to_string()),
             }
         })
-    }
-
-    /// What the journal has now.
-    fn span(&self) -> Span {
-        span_of(&self.journal)
     }
 
     /// States hold aggregates in the order of the stored definition, whatever that of the config.
@@ -457,34 +460,22 @@ impl Pipeline {
 
     /// Whether the journal has what follows the checkpoint. A new pipeline begins where it shall.
     pub(super) fn check_journal(&self, mut snapshot: Snapshot) -> Result<Snapshot, Unbegun> {
-        let span = self.span();
+        let journal = self.journal.look();
         let checkpoint = &mut snapshot.checkpoint;
         if checkpoint.journal_id == 0 || snapshot.revise.is_some() {
-            checkpoint.journal_id = span.journal_id;
+            checkpoint.journal_id = journal.id;
             if snapshot.revise.is_none() {
                 let start = self.config.as_ref().map_or(Start::Earliest, |config| config.start);
-                checkpoint.position = if start == Start::Now { span.last } else { span.first - 1 };
+                checkpoint.position = if start == Start::Now { journal.last } else { journal.first - 1 };
             }
             return Ok(snapshot);
         }
-        match Missing::of(checkpoint, &span) {
+        match Missing::of(checkpoint.journal_id, checkpoint.position, &journal) {
             None => Ok(snapshot),
             Some(missing) => {
-                let missing = Lost { upto: span.first - 1, reason: missing.to_string() };
+                let missing = Lost { upto: journal.first - 1, reason: missing.to_string() };
                 Err(Unbegun::Missing(Box::new(snapshot), missing))
             }
         }
     }
-}
-
-/// What a journal has now.
-pub(super) fn span_of(journal: &Journal) -> Span {
-    let (first, last) = {
-        let progress = journal.progress();
-        let progress = progress.borrow();
-        (progress.first, progress.written)
-    };
-    // One that is deleted meanwhile, or cannot be read, is noticed when the pipeline reads it.
-    let first_block = if first <= last { journal.block_at(first).ok() } else { None };
-    Span { journal_id: journal.id(), first, last, first_ingest_time: first_block.map(|block| block.ingest_time) }
 }

@@ -29,6 +29,8 @@ struct Inner {
 /// How far one reader is.
 pub struct Cursor {
     position: AtomicU64,
+    /// So many fields it needs of each batch.
+    fields: usize,
     live: AtomicBool,
 }
 
@@ -38,7 +40,7 @@ pub enum Next {
     Batch(Arc<Batch>),
     /// There is none yet.
     Head,
-    /// It is no longer here: read the journal.
+    /// It is no longer here, or was decoded before a reload that asks for more fields: read the journal.
     Gone,
 }
 
@@ -50,8 +52,8 @@ impl Recent {
     }
 
     /// A reader that begins behind `position`; not live until it has read from here.
-    pub fn cursor(&self, position: Position) -> Arc<Cursor> {
-        let cursor = Arc::new(Cursor { position: AtomicU64::new(position), live: AtomicBool::new(false) });
+    pub fn cursor(&self, position: Position, fields: usize) -> Arc<Cursor> {
+        let cursor = Arc::new(Cursor { position: AtomicU64::new(position), fields, live: AtomicBool::new(false) });
         self.inner.lock().cursors.push(cursor.clone());
         cursor
     }
@@ -111,7 +113,7 @@ impl Recent {
         }
         let index = inner.batches.partition_point(|batch| batch.range.after < position);
         match inner.batches.get(index) {
-            Some(batch) if batch.range.after == position => {
+            Some(batch) if batch.range.after == position && cursor.can_read(batch) => {
                 let batch = batch.clone();
                 drop(inner);
                 cursor.live.store(true, Ordering::Relaxed);
@@ -129,7 +131,9 @@ impl Recent {
     pub fn has_next(&self, cursor: &Cursor) -> bool {
         let position = cursor.position.load(Ordering::Relaxed);
         let inner = self.inner.lock();
-        position >= inner.upto || inner.batches.front().is_some_and(|oldest| oldest.range.after <= position)
+        let oldest = inner.batches.front().filter(|oldest| oldest.range.after <= position);
+        let first = inner.batches.iter().find(|batch| batch.range.upto > position);
+        position >= inner.upto || oldest.is_some() && first.is_some_and(|batch| cursor.can_read(batch))
     }
 
     /// Moves a cursor over records that its reader had from the journal.
@@ -140,6 +144,11 @@ impl Recent {
 }
 
 impl Cursor {
+    /// A tick has no fields; fields are only ever added behind those that there are.
+    fn can_read(&self, batch: &Batch) -> bool {
+        batch.decoded.is_empty() || batch.decoded.fields.len() >= self.fields
+    }
+
     /// The last position it has read.
     pub fn position(&self) -> Position {
         self.position.load(Ordering::Relaxed)
@@ -149,7 +158,7 @@ impl Cursor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Decoded, Origin, PositionRange};
+    use crate::event::{Decoded, Decoder, Field, Fields, Origin, PositionRange};
 
     fn batch(after: u64, bytes: usize) -> Arc<Batch> {
         let decoded = Decoded { bytes: Arc::new(Vec::with_capacity(bytes)), ..Decoded::default() };
@@ -161,7 +170,7 @@ mod tests {
     #[test]
     fn a_reader_gets_each_batch_once_and_is_sent_to_the_journal_when_it_lags() {
         let recent = Recent::new(0);
-        let cursor = recent.cursor(0);
+        let cursor = recent.cursor(0, 0);
         assert!(matches!(recent.next(&cursor), Next::Head));
         recent.push(batch(0, 10));
         recent.push(batch(1, 10));
@@ -178,7 +187,7 @@ mod tests {
     #[test]
     fn records_that_were_passed_are_read_from_the_journal() {
         let recent = Recent::new(0);
-        let cursor = recent.cursor(0);
+        let cursor = recent.cursor(0, 0);
         recent.push(batch(0, 10));
         recent.pass(5);
         recent.push(batch(5, 10));
@@ -193,9 +202,32 @@ mod tests {
     }
 
     #[test]
+    fn batches_with_fewer_fields_than_a_reader_needs_are_read_from_the_journal() {
+        let with_fields = |after, names: &[&str]| {
+            let decoder = Decoder::new(Arc::new(Fields::new(names.iter().map(|name| Field::top(*name)))));
+            let decoded = decoder.decode(Arc::new(b"{}\n".to_vec()));
+            Arc::new(Batch { decoded, ..Batch::clone(&batch(after, 0)) })
+        };
+        let recent = Recent::new(0);
+        let (old, new) = (recent.cursor(0, 1), recent.cursor(0, 2));
+        recent.push(with_fields(0, &["a"]));
+        recent.push(batch(1, 0));
+        recent.push(with_fields(2, &["a", "b"]));
+        for position in 0..3 {
+            assert!(matches!(recent.next(&old), Next::Batch(b) if b.range.after == position));
+        }
+        assert!(matches!(recent.next(&new), Next::Gone) && !recent.has_next(&new));
+        recent.advance(&new, 1);
+        assert!(recent.has_next(&new), "a batch without lines has all fields of its lines");
+        assert!(matches!(recent.next(&new), Next::Batch(b) if b.range.upto == 2));
+        assert!(matches!(recent.next(&new), Next::Batch(b) if b.range.upto == 3));
+        assert!(matches!(recent.next(&new), Next::Head));
+    }
+
+    #[test]
     fn only_readers_that_keep_up_hold_the_front_back() {
         let recent = Recent::new(0);
-        let cursor = recent.cursor(0);
+        let cursor = recent.cursor(0, 0);
         recent.push(batch(0, KEPT_BYTES));
         assert!(!recent.would_leave_behind(), "it never read from here");
         assert!(matches!(recent.next(&cursor), Next::Batch(_)));

@@ -120,7 +120,7 @@ pub(super) struct Replayer {
     pub replays: Replays,
     /// Of the journal.
     pub limit_bytes: u64,
-    pub decoder: Decoder,
+    pub decoders: watch::Receiver<Decoder>,
     pub to: Outlet<Resend>,
     pub actors: Arc<StatsRegistry>,
     pub clock: Clock,
@@ -156,7 +156,8 @@ impl Replayer {
             let (Some(first), Some(last)) = (numbers.first().copied(), numbers.last().copied()) else { return Ok(()) };
             self.room().await?;
             let replay = Replay { pipeline: name.as_str().into(), revision: lease.revision, letters };
-            let decoded = replay.decoded(&self.decoder);
+            let decoder = self.decoders.borrow().clone();
+            let decoded = replay.decoded(&decoder);
             let (reply, answer) = oneshot::channel();
             let resend = Resend { replay, decoded, numbers: first..=last, reply };
             let gone = "its stream takes nothing any more";

@@ -320,8 +320,21 @@ impl StatsRegistry {
             replayed_upto: AtomicU64::new(0),
             warned: Mutex::default(),
         });
-        self.pipelines.lock().push(stats.clone());
+        let mut pipelines = self.pipelines.lock();
+        match pipelines.iter_mut().find(|pipeline| pipeline.name == stats.name) {
+            // A reload has made another one of it.
+            Some(before) => *before = stats.clone(),
+            None => pipelines.push(stats.clone()),
+        }
         stats
+    }
+
+    /// A pipeline that a reload has no place for, and its actors.
+    pub fn forget(&self, pipeline: &str) {
+        self.pipelines.lock().retain(|other| other.name != pipeline);
+        let kinds = ["stage", "window", "dead_letter", "flush"];
+        let is_of = |name: &str| name.split('/').next() == Some(pipeline);
+        self.actors.lock().retain(|actor| !(kinds.contains(&actor.kind) && is_of(&actor.name)));
     }
 
     /// The daemon stops: it takes nothing any more.

@@ -19,11 +19,11 @@ use tokio::sync::{oneshot, watch};
 
 use super::flush::Commits;
 use super::generation::mailbox_bytes;
-use super::handles::{PipelineHandle, StreamHandle};
+use super::handles::{PipelineHandle, Pipelines, StreamHandle};
 use super::ingest::Ingest;
 use super::mailbox::{Gauge, Inlet, Outlet};
 use super::messages::{Resend, Tick};
-use super::pipeline::{Pipeline, span_of};
+use super::pipeline::Pipeline;
 use super::recent::Recent;
 use super::replay::{Replayer, Replays};
 use super::retention::retain_letters;
@@ -31,9 +31,9 @@ use super::stats::{StatsRegistry, StreamStats};
 use crate::clock::Clock;
 use crate::config::{AtLimit, Config, Durability, LetterLimit, PipelineConfig, SlotSource, StageConfig, StreamConfig};
 use crate::event::{Decoder, Fields, Position};
-use crate::journal::{Journal, JournalError, JournalOptions, SyncFile, lock_dir};
+use crate::journal::{Journal, JournalError, JournalOptions, Look, SyncFile, lock_dir};
 use crate::limits::HTTP_BODY_BYTES_MAX;
-use crate::pipeline::{IntakeResults, Plan, Results, Span, StageRegistry};
+use crate::pipeline::{IntakeResults, Plan, Results, StageRegistry};
 use crate::store::{Definition, Store, StoreError};
 
 /// Bytes of lines in front of Ingest.
@@ -84,19 +84,38 @@ pub enum SystemError {
     Refused(Vec<String>),
 }
 
+/// What a stream's pipelines are made of.
+pub(super) struct Stream {
+    pub handle: StreamHandle,
+    journal: Arc<Journal>,
+    recent: Arc<Recent>,
+    commits: Arc<Commits>,
+    resend: Outlet<Resend>,
+    decoders: watch::Sender<Decoder>,
+}
+
 /// The running actor system. Its actors live on arbiters: threads of an actix `System`.
 pub struct System {
-    streams: Vec<StreamHandle>,
-    pipelines: Vec<PipelineHandle>,
+    pub(super) config: Config,
+    pub(super) streams: Vec<Stream>,
+    pub(super) pipelines: Pipelines,
     intakes: Vec<PipelineHandle>,
-    store: Store,
-    stats: Arc<StatsRegistry>,
+    pub(super) store: Store,
+    pub(super) registry: Arc<StageRegistry>,
+    windows: usize,
+    pub(super) stats: Arc<StatsRegistry>,
     clock: Clock,
     drain: watch::Sender<Option<Position>>,
-    arbiters: Vec<Arbiter>,
+    /// That of the edges, and that which pipelines share.
+    arbiters: [Arbiter; 2],
+    /// Those of pipelines that have a thread of their own.
+    own_arbiters: HashMap<String, Arbiter>,
     /// Locked as long as it lives.
     _lock: std::fs::File,
 }
+
+/// A pipeline that was started, and how its first generation began.
+pub(super) type Started = (PipelineHandle, oneshot::Receiver<Result<(), String>>);
 
 impl System {
     /// Opens journals and store and starts all actors. To be called on a thread of an actix `System`.
@@ -108,137 +127,139 @@ impl System {
         let lock = lock_dir(&config.data_dir)?;
         let failed = |source| SystemError::Store { url: config.store.url.to_string(), source };
         let store = Store::open(&config.store.url, config.store.migrate).map_err(failed)?;
-        let stats = StatsRegistry::new(clock.clone());
-        let (drain, _) = watch::channel(None);
-        let edge = Arbiter::new();
-        let shared = Arbiter::new();
-        let mut system = Self {
-            streams: Vec::new(),
-            pipelines: Vec::new(),
-            intakes: Vec::new(),
-            store: store.clone(),
-            stats,
-            clock,
-            drain,
-            arbiters: vec![edge, shared],
-            _lock: lock,
-        };
-        let registry = Arc::new(registry);
         let mut journals = Vec::new();
         for stream in &config.streams {
-            journals.push(Arc::new(Journal::open(journal_options(&config, stream, &sync), system.clock.clone())?));
+            journals.push(Arc::new(Journal::open(journal_options(&config, stream, &sync), clock.clone())?));
         }
         let accepted = accept(&config, &journals, &store, accept_plan.as_deref()).await?;
+        let mut system = Self {
+            config,
+            streams: Vec::new(),
+            pipelines: Pipelines::default(),
+            intakes: Vec::new(),
+            store,
+            registry: Arc::new(registry),
+            windows,
+            stats: StatsRegistry::new(clock.clone()),
+            clock,
+            drain: watch::channel(None).0,
+            arbiters: [Arbiter::new(), Arbiter::new()],
+            own_arbiters: HashMap::new(),
+            _lock: lock,
+        };
+        for (stream, journal) in system.config.streams.clone().iter().zip(journals) {
+            let stream = system.stream(stream, journal);
+            system.streams.push(stream);
+        }
         let mut began = Vec::new();
-        for (stream, journal) in config.streams.iter().zip(journals) {
-            began.extend(system.stream(&config, (stream, journal), &registry, windows, &store, accepted));
+        for stream in 0..system.streams.len() {
+            let (intake, begins) = system.pipeline(stream, None, accepted);
+            system.intakes.push(intake);
+            began.push(begins);
         }
-        let mut refused = Vec::new();
-        for began in began {
-            if let Ok(Err(reason)) = began.await {
-                refused.push(reason);
-            }
+        let mut pipelines = Vec::new();
+        for pipeline in system.config.pipelines.clone() {
+            let Some(stream) = system.stream_of(&pipeline) else { continue };
+            let (handle, begins) = system.pipeline(stream, Some(pipeline), accepted);
+            pipelines.push(handle);
+            began.push(begins);
         }
+        system.pipelines.replace(pipelines);
+        let refused = refusals(began).await;
         if !refused.is_empty() {
             return Err(SystemError::Refused(refused));
         }
-        actix::spawn(sample(system.stats.clone(), system.clock.clone()));
-        actix::spawn(retain_letters(store, system.clock.clone(), config.dead_letters.retain_ms));
+        let (store, clock) = (system.store.clone(), system.clock.clone());
+        actix::spawn(sample(system.stats.clone(), clock.clone()));
+        actix::spawn(retain_letters(store, clock, system.config.dead_letters.retain_ms));
         Ok(system)
     }
 
-    /// One stream: journal, Ingest, ticker, and all pipelines that read it.
-    fn stream(
-        &mut self,
-        config: &Config,
-        (stream, journal): (&StreamConfig, Arc<Journal>),
-        registry: &Arc<StageRegistry>,
-        windows: usize,
-        store: &Store,
-        accepted: bool,
-    ) -> Vec<oneshot::Receiver<Result<(), String>>> {
-        let recent = Arc::new(Recent::new(journal.progress().borrow().written));
-        let configs: Vec<_> = config.pipelines.iter().filter(|pipeline| pipeline.stream == stream.name).collect();
-        let raw_time = stream.raw_events.as_ref().and_then(|raw| raw.time.as_ref());
-        let raw_time = raw_time.map(|(field, _)| field.clone());
-        let fields = configs.iter().flat_map(|pipeline| fields_of(pipeline)).chain(raw_time);
-        let fields = Arc::new(Fields::new(fields));
-        let (handle, resend) = self.ingest(stream, &journal, &recent, &fields);
+    /// The index of a pipeline's stream: a checked config has it.
+    pub(super) fn stream_of(&self, pipeline: &PipelineConfig) -> Option<usize> {
+        self.streams.iter().position(|stream| stream.handle.config.name == pipeline.stream)
+    }
 
-        let intake: Arc<dyn Definition> =
-            Arc::new(IntakeResults::new(&stream.name, stream.raw_events.as_ref().map(|raw| raw.retain_ms)));
-        let mut definitions = vec![(intake, None)];
-        for pipeline in configs {
-            let results = Results::new(pipeline.clone(), &BTreeMap::new());
-            definitions.push((Arc::new(results), Some(Arc::new(pipeline.clone()))));
-        }
-        let names = definitions.iter().map(|(definition, _)| definition.pipeline().to_owned());
-        let commits = Commits::new(journal.clone(), names);
-        let mut all = Vec::new();
-        for (definition, pipeline) in definitions {
-            let (committed, commits_seen) = watch::channel(0);
-            let (began, begins) = oneshot::channel();
-            let stats = self.stats.pipeline(definition.pipeline().to_owned(), stream.name.clone());
-            let handles = if pipeline.is_some() { &mut self.pipelines } else { &mut self.intakes };
-            let (lease, leased) = watch::channel(None);
-            let replays = Replays::new(&stream.name, store, &journal, &stats, leased);
-            let (handle, orders) = PipelineHandle::new(store, commits_seen, &stats, &recent, &replays);
-            handles.push(handle);
-            if pipeline.is_some() {
-                let replayer = Replayer {
-                    replays,
-                    limit_bytes: stream.journal_limit_bytes,
-                    decoder: Decoder::new(fields.clone()),
-                    to: resend.clone(),
-                    actors: self.stats.clone(),
-                    clock: self.clock.clone(),
-                };
-                actix::spawn(replayer.run());
-            }
-            let stage_arbiter = self.stage_arbiter(pipeline.as_deref());
-            let beyond = if pipeline.is_some() { config.dead_letters.letters.beyond } else { AtLimit::Discard };
-            let pipeline = Pipeline {
-                definition,
-                config: pipeline,
-                stream: stream.name.clone(),
-                raw_events: stream.raw_events.clone(),
-                windows,
-                flush_every: Duration::from_millis(config.store.flush_every_ms as u64),
-                fields: fields.clone(),
-                registry: registry.clone(),
-                journal: journal.clone(),
-                recent: recent.clone(),
-                store: store.clone(),
-                commits: commits.clone(),
-                stats,
+    /// One stream: journal, Ingest, ticker.
+    fn stream(&self, config: &StreamConfig, journal: Arc<Journal>) -> Stream {
+        let recent = Arc::new(Recent::new(journal.progress().borrow().written));
+        let raw_time = config.raw_events.as_ref().and_then(|raw| raw.time.as_ref());
+        let raw_time = raw_time.map(|(field, _)| field.clone());
+        let pipelines: Vec<_> = self.config.pipelines.iter().filter(|one| one.stream == config.name).collect();
+        let fields = pipelines.iter().flat_map(|pipeline| fields_of(pipeline)).chain(raw_time);
+        let (decoders, _) = watch::channel(Decoder::new(Arc::new(Fields::new(fields))));
+        let (handle, resend) = self.ingest(config, &journal, &recent, &decoders);
+        let names = pipelines.iter().map(|pipeline| pipeline.name.clone());
+        let commits = Commits::new(journal.clone(), names.chain([format!("@{}", config.name)]));
+        Stream { handle, journal, recent, commits, resend, decoders }
+    }
+
+    /// Starts a pipeline over a stream, or (`None`) the stream's intake.
+    pub(super) fn pipeline(&mut self, stream: usize, config: Option<PipelineConfig>, accepted: bool) -> Started {
+        let (stage_arbiter, arbiter) = (self.stage_arbiter(config.as_ref()), self.arbiters[1].handle());
+        let Stream { handle, journal, recent, commits, resend, decoders } = &self.streams[stream];
+        let name = &handle.config.name;
+        let raw_events = handle.config.raw_events.clone();
+        let definition: Arc<dyn Definition> = match &config {
+            Some(config) => Arc::new(Results::new(config.clone(), &BTreeMap::new())),
+            None => Arc::new(IntakeResults::new(name, raw_events.as_ref().map(|raw| raw.retain_ms))),
+        };
+        let (committed, commits_seen) = watch::channel(0);
+        let (began, begins) = oneshot::channel();
+        let (lease, leased) = watch::channel(None);
+        let stats = self.stats.pipeline(definition.pipeline().to_owned(), name.clone());
+        let replays = Replays::new(name, &self.store, journal, &stats, leased);
+        let (pipeline, orders) = PipelineHandle::new(&self.store, commits_seen, &stats, recent, &replays);
+        if config.is_some() {
+            let replayer = Replayer {
+                replays,
+                limit_bytes: handle.config.journal_limit_bytes,
+                decoders: decoders.subscribe(),
+                to: resend.clone(),
                 actors: self.stats.clone(),
                 clock: self.clock.clone(),
-                drain: self.drain.subscribe(),
-                lease,
-                accepted,
-                may_adopt: accepted,
-                letters: LetterLimit { beyond, ..config.dead_letters.letters },
-                stage_arbiter,
-                arbiter: self.arbiters[1].handle(),
-                committed,
-                orders,
-                began: Some(began),
             };
-            actix::spawn(pipeline.run());
-            all.push(begins);
+            actix::spawn(replayer.run());
         }
-        self.streams.push(handle);
-        all
+        let letters = self.config.dead_letters.letters;
+        let beyond = if config.is_some() { letters.beyond } else { AtLimit::Discard };
+        let keeper = Pipeline {
+            definition,
+            config: config.map(Arc::new),
+            stream: name.clone(),
+            raw_events,
+            windows: self.windows,
+            flush_every: Duration::from_millis(self.config.store.flush_every_ms as u64),
+            fields: decoders.borrow().fields().clone(),
+            registry: self.registry.clone(),
+            journal: journal.clone(),
+            recent: recent.clone(),
+            store: self.store.clone(),
+            commits: commits.clone(),
+            stats,
+            actors: self.stats.clone(),
+            clock: self.clock.clone(),
+            drain: self.drain.subscribe(),
+            lease,
+            accepted,
+            may_adopt: accepted,
+            letters: LetterLimit { beyond, ..letters },
+            stage_arbiter,
+            arbiter,
+            committed,
+            orders,
+            began: Some(began),
+        };
+        actix::spawn(keeper.run());
+        (pipeline, begins)
     }
 
     /// A pipeline with a custom stage has a thread of its own: nobody knows how long that stage takes.
     fn stage_arbiter(&mut self, pipeline: Option<&PipelineConfig>) -> actix::ArbiterHandle {
         let custom = |stage: &StageConfig| matches!(stage, StageConfig::Custom(_));
-        if pipeline.is_some_and(|pipeline| pipeline.stages.iter().any(custom)) {
-            self.arbiters.push(Arbiter::new());
-            self.arbiters[self.arbiters.len() - 1].handle()
-        } else {
-            self.arbiters[1].handle()
+        match pipeline.filter(|pipeline| pipeline.stages.iter().any(custom)) {
+            Some(pipeline) => self.own_arbiters.entry(pipeline.name.clone()).or_insert_with(Arbiter::new).handle(),
+            None => self.arbiters[1].handle(),
         }
     }
 
@@ -247,7 +268,7 @@ impl System {
         config: &StreamConfig,
         journal: &Arc<Journal>,
         recent: &Arc<Recent>,
-        fields: &Arc<Fields>,
+        decoders: &watch::Sender<Decoder>,
     ) -> (StreamHandle, Outlet<Resend>) {
         let control = CONTROL_MAILBOX;
         let gauges = [INGEST_MAILBOX, BODY_MAILBOX, REPLAY_MAILBOX, control, control, control].map(Gauge::new);
@@ -266,7 +287,7 @@ impl System {
             bodies: Outlet::new(&ingest, bodies, &self.clock),
             sync: Outlet::new(&ingest, sync, &self.clock),
             claim: Outlet::new(&ingest, claim, &self.clock),
-            decoder: Decoder::new(fields.clone()),
+            decoders: decoders.subscribe(),
             stats: stream,
             arbiter,
             clock: self.clock.clone(),
@@ -276,13 +297,13 @@ impl System {
     }
 
     /// Its streams, in the order of the config.
-    pub fn streams(&self) -> &[StreamHandle] {
-        &self.streams
+    pub fn streams(&self) -> Vec<StreamHandle> {
+        self.streams.iter().map(|stream| stream.handle.clone()).collect()
     }
 
-    /// Its pipelines, in the order of the config.
-    pub fn pipelines(&self) -> &[PipelineHandle] {
-        &self.pipelines
+    /// Its pipelines.
+    pub fn pipelines(&self) -> Pipelines {
+        self.pipelines.clone()
     }
 
     /// The intakes of its streams, under the names `@<stream>`: they take orders as pipelines do.
@@ -303,9 +324,9 @@ impl System {
     /// When inputs have stopped: lets all pipelines commit what was taken, and waits for it, at most so long. Whether
     /// all did; what did not is in the journal.
     pub async fn drain(&self, at_most: Duration) -> bool {
-        let head = self.streams.iter().map(|stream| *stream.head.borrow()).max();
+        let head = self.streams.iter().map(|stream| *stream.handle.head.borrow()).max();
         self.drain.send_replace(head);
-        let all = futures_util::future::join_all(self.pipelines.iter().cloned().map(PipelineHandle::drained));
+        let all = futures_util::future::join_all(self.pipelines.all().into_iter().map(PipelineHandle::drained));
         tokio::select! {
             drained = all => drained.into_iter().all(|drained| drained),
             () = self.clock.sleep(at_most) => false,
@@ -314,12 +335,36 @@ impl System {
 }
 
 impl System {
+    /// From here on a stream's lines are decoded with the fields of these pipelines, too.
+    pub(super) fn ask_for(&self, pipelines: &[PipelineConfig]) {
+        for stream in &self.streams {
+            let own = pipelines.iter().filter(|pipeline| pipeline.stream == stream.handle.config.name);
+            let fields = stream.decoders.borrow().fields().and(own.flat_map(fields_of));
+            if fields.len() > stream.decoders.borrow().fields().len() {
+                stream.decoders.send_replace(Decoder::new(Arc::new(fields)));
+            }
+        }
+    }
+
+    /// How far each stream's journal reaches.
+    pub(super) fn looks(&self) -> HashMap<String, Look> {
+        self.streams.iter().map(|stream| (stream.handle.config.name.clone(), stream.journal.look())).collect()
+    }
+
+    /// A pipeline that was taken out needs nothing of its stream's journal any more.
+    pub(super) fn unpin(&self, pipeline: &str) {
+        for stream in &self.streams {
+            stream.commits.unpin(pipeline);
+        }
+    }
+
     /// Ends all actors and their threads. What they had not sent on is in the journal.
     pub fn stop(self) {
-        for arbiter in &self.arbiters {
+        let arbiters: Vec<Arbiter> = self.arbiters.into_iter().chain(self.own_arbiters.into_values()).collect();
+        for arbiter in &arbiters {
             arbiter.stop();
         }
-        for arbiter in self.arbiters {
+        for arbiter in arbiters {
             // An arbiter's thread ends when it is told to; a panic in it is no reason to keep the daemon.
             let _ = arbiter.join();
         }
@@ -343,15 +388,28 @@ async fn accept(
         Err(error) => return Err(SystemError::Plan(format!("the plan cannot be checked: {error}"))),
     };
     let names = config.streams.iter().map(|stream| stream.name.clone());
-    let spans: HashMap<String, Span> = names.zip(journals.iter().map(|journal| span_of(journal))).collect();
-    let plan = Plan::of(&config.pipelines, &registered, &spans);
+    let looks: HashMap<_, _> = names.zip(journals.iter().map(|journal| journal.look())).collect();
+    agree(&Plan::of(config, &registered, &looks, &|_| true), code).map_err(SystemError::Plan)
+}
+
+/// Whether a plan loses something and that is accepted.
+///
+/// # Errors
+/// It loses something, and its code was not given: what it says.
+pub(super) fn agree(plan: &Plan, code: Option<&str>) -> Result<bool, String> {
     match code {
-        None if plan.loses() => Err(SystemError::Plan(plan.to_string())),
+        None if plan.loses() => Err(plan.to_string()),
         Some(code) if plan.loses() && code != plan.code() => {
-            Err(SystemError::Plan(format!("{code} is the code of another plan; this start has:\n{plan}")))
+            Err(format!("{code} is the code of another plan; this one is:\n{plan}"))
         }
         _ => Ok(plan.loses()),
     }
+}
+
+/// Why pipelines did not begin, those that did not.
+pub(super) async fn refusals(began: Vec<oneshot::Receiver<Result<(), String>>>) -> Vec<String> {
+    let began = futures_util::future::join_all(began).await;
+    began.into_iter().filter_map(|began| began.ok()?.err()).collect()
 }
 
 fn journal_options(config: &Config, stream: &StreamConfig, sync: &SyncFile) -> JournalOptions {

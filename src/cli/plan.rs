@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use super::error::CliError;
 use crate::config::{Config, load};
-use crate::journal::look;
-use crate::pipeline::{Plan, Span};
+use crate::journal::{Look, look};
+use crate::pipeline::Plan;
 use crate::store::{Store, StoreError};
 
 /// Says what a start with this config does to what is stored, and changes nothing
@@ -29,22 +29,15 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
         StoreError::Away(_) => CliError::Unavailable(format!("{url}: {error}")),
         error => CliError::Config(format!("{url}: {error}; `tidemill migrate` brings its tables up to date")),
     })?;
-    let plan = Plan::of(&config.pipelines, &registered, &spans(&config)?);
+    let plan = Plan::of(&config, &registered, &journals(&config)?, &|_| true);
     std::io::stdout().write_all(plan.to_string().as_bytes()).map_err(CliError::stdout)
 }
 
 /// What the journals have; one that is not there yet begins with position 1.
-fn spans(config: &Config) -> Result<HashMap<String, Span>, CliError> {
-    let span = |name: &String| {
-        let look = look(&config.journal_dir(name)).map_err(|error| CliError::Journal(error.to_string()))?;
-        let new = Span { journal_id: 0, first: 1, last: 0, first_ingest_time: None };
-        let span = look.map_or(new, |look| Span {
-            journal_id: look.id,
-            first: look.first,
-            last: look.last,
-            first_ingest_time: look.first_ingest_time,
-        });
-        Ok((name.clone(), span))
+fn journals(config: &Config) -> Result<HashMap<String, Look>, CliError> {
+    let look = |name: &String| {
+        let found = look(&config.journal_dir(name)).map_err(|error| CliError::Journal(error.to_string()))?;
+        Ok((name.clone(), found.unwrap_or(Look { id: 0, first: 1, last: 0 })))
     };
-    config.streams.iter().map(|stream| span(&stream.name)).collect()
+    config.streams.iter().map(|stream| look(&stream.name)).collect()
 }

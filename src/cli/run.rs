@@ -3,9 +3,11 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use super::error::CliError;
 use super::serve::{runtime, start, until_stopped};
-use crate::{Mill, Tidemill};
+use crate::{Mill, Reloads, Tidemill};
 
 /// Runs the daemon until SIGTERM or Ctrl-C
 #[derive(clap::Args)]
@@ -44,8 +46,18 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
         if let Some(path) = &args.ready {
             tell(path, &mill, &streams)?;
         }
-        until_stopped(mill, std::future::pending()).await
+        let reloads = mill.reloads();
+        until_stopped(mill, reload_on_hangup(reloads)).await
     })
+}
+
+/// SIGHUP: the config file is read again. What became of it is in the log; a plan that loses something is accepted over
+/// HTTP alone, which can carry its code.
+async fn reload_on_hangup(reloads: Reloads) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return std::future::pending().await };
+    while hangup.recv().await.is_some() {
+        let _ = reloads.reload(None).await;
+    }
 }
 
 fn tell(path: &Path, mill: &Mill, streams: &[String]) -> Result<(), CliError> {

@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 
-use super::pipeline::unit_name;
+use super::pipeline::{late_name, unit_name};
 use super::{AtLimit, Config, Durability, PipelineConfig, Start, StoreUrl, StreamConfig, Tokens};
 use crate::event::{Field, TimeUnit};
 use crate::limits::{CONNECTION_BUFFERS_BYTES_MAX, HTTP_BODIES_BYTES_MAX};
 use crate::units::{format_duration, format_size};
-use crate::window::{LatePolicy, WindowSpec};
+use crate::window::WindowSpec;
 
 /// The config as TOML, with every default that applies, secrets masked; and the sum of its memory limits, of which
 /// `mailbox_bytes` are the mailboxes'.
@@ -124,11 +124,7 @@ fn describe_pipeline(out: &mut Writer, pipeline: &PipelineConfig) {
     out.line("window", window(pipeline.window));
     out.duration("delay", pipeline.watermark.delay_ms);
     out.duration("idle", pipeline.watermark.idle_ms);
-    match pipeline.late {
-        LatePolicy::Update { .. } => out.line("late", quoted("update")),
-        LatePolicy::DeadLetter => out.line("late", quoted("dead_letter")),
-        LatePolicy::Drop => out.line("late", quoted("drop")),
-    }
+    out.line("late", quoted(late_name(pipeline.late)));
     out.duration("correct_for", pipeline.correct_for_ms);
     out.duration("max_ahead", pipeline.watermark.max_ahead_ms);
     let start = match pipeline.start {

@@ -52,7 +52,7 @@ pub struct Config {
 }
 
 /// `[store]`
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct StoreConfig {
     /// Which database.
     pub url: StoreUrl,
@@ -63,7 +63,7 @@ pub struct StoreConfig {
 }
 
 /// A store's place.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum StoreUrl {
     /// A SQLite file.
     Sqlite(PathBuf),
@@ -82,7 +82,7 @@ impl std::fmt::Display for StoreUrl {
 }
 
 /// A PostgreSQL database.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct PostgresConfig {
     /// Host, port, user, password, database; without what concerns TLS.
     pub connect: tokio_postgres::Config,
@@ -109,7 +109,7 @@ pub enum PostgresTls {
 }
 
 /// `[http]`
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct HttpConfig {
     /// Where it listens.
     pub listen: SocketAddr,
@@ -138,7 +138,7 @@ pub enum Durability {
 }
 
 /// `[streams.<name>]`
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct StreamConfig {
     /// Its name.
     pub name: String,
@@ -328,7 +328,8 @@ pub struct PipelineConfig {
     pub columns: Vec<ColumnConfig>,
     /// The columns in an order in which each expression comes behind those that it needs.
     pub evaluation: Vec<usize>,
-    /// The definition as JSON with a fixed order of keys (for the store: what it was made by).
+    /// The definition as JSON with a fixed order of keys (for the store: what it was made by). Two of one definition are
+    /// the same pipeline.
     pub definition: serde_json::Value,
 }
 

@@ -69,12 +69,15 @@ fn read_pipeline(name: &str, mut section: Section<'_>, streams: &[Stream]) -> Op
     // Keys in alphabetical order, so that the text does not depend on how the JSON library orders them.
     let definition = json!({
         "aggregates": results.texts,
+        "correct_for": format_duration(correct_for_ms),
         "delay": format_duration(watermark.delay_ms),
         "group_by": groups,
         "idle": format_duration(watermark.idle_ms),
-        "late": late_definition(late),
+        "late": late_name(late),
         "max_ahead": format_duration(watermark.max_ahead_ms),
+        "max_behind": max_behind.map(format_size),
         "stages": stage_texts,
+        "start": if start == Start::Now { "now" } else { "earliest" },
         "stream": stream,
         "time": time.as_ref().map(time_definition),
         "window": window_definition(window),
@@ -195,7 +198,6 @@ fn read_late(section: &mut Section<'_>) -> (LatePolicy, i64) {
     (late, correct_for_ms)
 }
 
-/// It is no part of the definition: results do not depend on it.
 fn read_max_behind(section: &mut Section<'_>, stream: Option<&Stream>) -> Option<u64> {
     let setting = section.take("max_behind")?;
     let bytes = setting.size(MAX_BEHIND_MIN_BYTES..=1 << 50)?;
@@ -232,12 +234,11 @@ fn window_definition(window: WindowSpec) -> serde_json::Value {
     }
 }
 
-fn late_definition(late: LatePolicy) -> serde_json::Value {
+/// As a config writes it.
+pub(super) fn late_name(late: LatePolicy) -> &'static str {
     match late {
-        LatePolicy::Update { correct_for_ms } => {
-            json!({ "correct_for": format_duration(correct_for_ms), "policy": "update" })
-        }
-        LatePolicy::DeadLetter => json!({ "policy": "dead_letter" }),
-        LatePolicy::Drop => json!({ "policy": "drop" }),
+        LatePolicy::Update { .. } => "update",
+        LatePolicy::DeadLetter => "dead_letter",
+        LatePolicy::Drop => "drop",
     }
 }

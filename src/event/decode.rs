@@ -48,6 +48,11 @@ impl Decoder {
         Self { fields, wanted }
     }
 
+    /// The fields that it decodes.
+    pub fn fields(&self) -> &Arc<Fields> {
+        &self.fields
+    }
+
     /// Splits `bytes` (less than 2 GiB) into lines (LF or CRLF; blank ones are ignored; the last may lack its LF) and
     /// decodes each.
     pub fn decode(&self, bytes: Arc<Vec<u8>>) -> Decoded {

@@ -60,7 +60,8 @@ impl fmt::Display for Field {
     }
 }
 
-/// The fields that are decoded of a stream's lines: the union of those that its pipelines name, in a fixed order.
+/// The fields that are decoded of a stream's lines: the union of those that its pipelines name. A reload only adds some
+/// behind the others, so that a column once given stays.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Fields(Vec<Field>);
 
@@ -73,9 +74,18 @@ impl Fields {
         Self(fields)
     }
 
+    /// These, and behind them those of `more` that are not among them.
+    #[must_use]
+    pub fn and(&self, more: impl IntoIterator<Item = Field>) -> Self {
+        let mut fields = self.0.clone();
+        let Self(more) = Self::new(more);
+        fields.extend(more.into_iter().filter(|field| self.column(field).is_none()));
+        Self(fields)
+    }
+
     /// The column of a field.
     pub fn column(&self, field: &Field) -> Option<usize> {
-        self.0.binary_search(field).ok()
+        self.0.iter().position(|own| own == field)
     }
 
     /// All of them; the index is the column.
@@ -104,5 +114,14 @@ mod tests {
         assert_eq!(path.to_string(), "items[0].\"odd name\"");
         assert_eq!(path.root(), "items");
         assert!(Field::new(vec![Step::Index(0)]).is_none());
+    }
+
+    #[test]
+    fn a_column_once_given_stays() {
+        let fields = Fields::new(["m", "b", "m"].map(Field::top));
+        let more = fields.and(["z", "a", "b"].map(Field::top));
+        let columns = |fields: &Fields| ["b", "m", "a", "z"].map(|name| fields.column(&Field::top(name)));
+        assert_eq!(columns(&fields), [Some(0), Some(1), None, None]);
+        assert_eq!(columns(&more), [Some(0), Some(1), Some(2), Some(3)]);
     }
 }

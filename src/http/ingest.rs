@@ -99,7 +99,7 @@ async fn take(request: &HttpRequest, shared: &Shared, name: &str, payload: web::
     open(shared, stream)?;
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let received = shared.bodies.receive(payload, length, &stream.clock).await?;
-    let (decoder, max_line) = (stream.decoder.clone(), stream.config.max_line_bytes);
+    let (decoder, max_line) = (stream.decoder(), stream.config.max_line_bytes);
     let inflated = shared.bodies.work(move || {
         let (bytes, room) = received.inflate(encoding)?.into_parts();
         Ok::<_, BodyError>((Lines::decode(&decoder, bytes, max_line), room))
@@ -173,7 +173,7 @@ async fn put(
             None => return Err(Refusal::Gap { number: known.number, first: begins }),
             Some(repeated) if repeated >= lines.lines => return Ok(((0, 0), known.position)),
             Some(repeated) => {
-                let decoder = stream.decoder.clone();
+                let decoder = stream.decoder();
                 lines = shared.bodies.work(move || lines.behind(repeated, &decoder, max_line)).await?;
                 first = Some(known.number + 1);
             }

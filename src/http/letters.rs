@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::pipelines::refused_order;
 use super::{Shared, error, of_store, peer, unknown_pipeline};
-use crate::actors::{PipelineHandle, Wanted};
+use crate::actors::{PipelineHandle, Pipelines, Wanted};
 use crate::limits::{LETTERS_MAX, REPLAY_IDS_MAX};
 use crate::store::{LetterFilter, LetterId};
 
@@ -127,11 +127,12 @@ struct Chosen {
 }
 
 /// A pipeline, and of its letters only those of these positions.
-type Target<'a> = (&'a PipelineHandle, Option<Vec<i64>>);
+type Target = (PipelineHandle, Option<Vec<i64>>);
 
 impl Chosen {
     /// The pipelines that are meant, with the positions of their letters where those are named.
-    fn targets<'a>(&self, all: &'a [PipelineHandle]) -> Result<Vec<Target<'a>>, Box<HttpResponse>> {
+    fn targets(&self, pipelines: &Pipelines) -> Result<Vec<Target>, Box<HttpResponse>> {
+        let all = pipelines.all();
         let ids = self.ids.iter().flatten().map(|id| id.parse::<LetterId>());
         let ids = ids.collect::<Result<Vec<_>, _>>().map_err(|reason| Box::new(bad(&reason)))?;
         if ids.len() > REPLAY_IDS_MAX {
@@ -142,10 +143,11 @@ impl Chosen {
                 return Err(Box::new(bad("a line that is no event cannot be replayed: mend it, and send it again")));
             }
             if !all.iter().any(|pipeline| pipeline.name() == name) {
-                return Err(Box::new(unknown_pipeline(all, name)));
+                return Err(Box::new(unknown_pipeline(pipelines, name)));
             }
         }
-        let chosen = all.iter().filter(|pipeline| self.pipeline.as_deref().is_none_or(|name| name == pipeline.name()));
+        let chosen =
+            all.into_iter().filter(|pipeline| self.pipeline.as_deref().is_none_or(|name| name == pipeline.name()));
         if self.ids.is_none() {
             return Ok(chosen.map(|pipeline| (pipeline, None)).collect());
         }
@@ -153,7 +155,10 @@ impl Chosen {
             let own = ids.iter().filter(|id| id.pipeline == pipeline.name() && id.stream == pipeline.stream());
             own.map(|id| id.position).collect()
         };
-        let named = chosen.map(|pipeline| (pipeline, positions(pipeline)));
+        let named = chosen.map(|pipeline| {
+            let own = positions(&pipeline);
+            (pipeline, own)
+        });
         Ok(named.filter(|(_, own)| !own.is_empty()).map(|(pipeline, own)| (pipeline, Some(own))).collect())
     }
 }

@@ -5,6 +5,7 @@ mod body;
 mod ingest;
 mod letters;
 mod pipelines;
+mod reload;
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -15,12 +16,13 @@ use actix_web::middleware::from_fn;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use serde::Deserialize;
 
-use crate::actors::{PipelineHandle, StatsRegistry, StreamHandle, System};
+use crate::actors::{PipelineHandle, Pipelines, StatsRegistry, StreamHandle, System};
 use crate::config::HttpConfig;
 use crate::limits::RESULT_ROWS_MAX;
 use crate::store::{Query, Store, StoreError};
 use auth::Access;
 use body::Bodies;
+pub use reload::{Reload, Reloads};
 
 /// What the routes answer from.
 #[derive(Clone)]
@@ -28,26 +30,28 @@ pub struct Shared {
     /// Counters.
     pub stats: Arc<StatsRegistry>,
     /// Pipelines by name.
-    pub pipelines: Arc<Vec<PipelineHandle>>,
+    pub pipelines: Pipelines,
     /// The intakes of streams, which take orders, too.
     pub intakes: Arc<Vec<PipelineHandle>>,
     /// Streams, in the order of the config.
     pub streams: Arc<Vec<StreamHandle>>,
     store: Store,
+    reloads: Reloads,
     access: Access,
     bodies: Bodies,
 }
 
 impl Shared {
     /// Of a running system.
-    pub fn new(config: &HttpConfig, system: &System) -> Self {
+    pub fn new(config: &HttpConfig, system: &System, reloads: Reloads) -> Self {
         Self {
             stats: system.stats(),
-            pipelines: Arc::new(system.pipelines().to_vec()),
+            pipelines: system.pipelines(),
             intakes: Arc::new(system.intakes().to_vec()),
-            streams: Arc::new(system.streams().to_vec()),
+            streams: Arc::new(system.streams()),
             store: system.store(),
-            access: Access::new(config, system.streams()),
+            reloads,
+            access: Access::new(config, &system.streams()),
             bodies: Bodies::new(),
         }
     }
@@ -69,6 +73,7 @@ pub fn server(listener: TcpListener, shared: Shared) -> std::io::Result<Server> 
             .configure(pipelines::routes)
             .configure(letters::routes)
             .route("/api/v1/streams/{name}/events", web::post().to(ingest::events))
+            .route("/api/v1/reload", web::post().to(reload::reload))
             .default_service(web::to(async || error(StatusCode::NOT_FOUND, "not_found", "there is no such path")))
     })
     .on_connect(auth::note_address)
@@ -112,7 +117,7 @@ struct Results {
 }
 
 async fn results(shared: web::Data<Shared>, name: web::Path<String>, query: web::Query<Results>) -> HttpResponse {
-    let Some(pipeline) = shared.pipelines.iter().find(|pipeline| pipeline.name() == name.as_str()) else {
+    let Some(pipeline) = shared.pipelines.find(&name) else {
         return unknown_pipeline(&shared.pipelines, &name);
     };
     let query = Query {
@@ -127,7 +132,8 @@ async fn results(shared: web::Data<Shared>, name: web::Path<String>, query: web:
     }
 }
 
-fn unknown_pipeline(known: &[PipelineHandle], name: &str) -> HttpResponse {
+fn unknown_pipeline(known: &Pipelines, name: &str) -> HttpResponse {
+    let known = known.all();
     let names: Vec<_> = known.iter().map(PipelineHandle::name).collect();
     let message = format!("there is no pipeline {name:?}; there are: {}", names.join(", "));
     error(StatusCode::NOT_FOUND, "unknown_pipeline", &message)

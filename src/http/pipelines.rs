@@ -5,7 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 
 use super::{Shared, error, of_store, peer, unknown_pipeline};
-use crate::actors::{OrderError, SkipTo, Verb};
+use crate::actors::{OrderError, PipelineHandle, SkipTo, Verb};
 
 /// The routes.
 pub(super) fn routes(config: &mut web::ServiceConfig) {
@@ -26,8 +26,7 @@ async fn resume(request: HttpRequest, shared: web::Data<Shared>, name: web::Path
 
 /// Deletes all that is stored of a pipeline: one that is stopped, or that the config no longer has.
 async fn delete(request: HttpRequest, shared: web::Data<Shared>, name: web::Path<String>) -> HttpResponse {
-    let is_configured = shared.pipelines.iter().chain(shared.intakes.iter()).any(|known| known.name() == name.as_str());
-    if is_configured {
+    if find(&shared, &name).is_some() {
         return order(&request, &shared, &name, Verb::Drop).await;
     }
     let stored = match shared.store.registered().await {
@@ -83,9 +82,14 @@ async fn skip(
     order(&request, &shared, &name, Verb::Skip(to)).await
 }
 
+/// A pipeline, or the intake of a stream.
+fn find(shared: &Shared, name: &str) -> Option<PipelineHandle> {
+    shared.pipelines.find(name).or_else(|| shared.intakes.iter().find(|intake| intake.name() == name).cloned())
+}
+
 /// Gives the order, and says in the log who gave it.
 async fn order(request: &HttpRequest, shared: &Shared, name: &str, verb: Verb) -> HttpResponse {
-    let Some(pipeline) = shared.pipelines.iter().chain(shared.intakes.iter()).find(|known| known.name() == name) else {
+    let Some(pipeline) = find(shared, name) else {
         return unknown_pipeline(&shared.pipelines, name);
     };
     let peer = peer(request);

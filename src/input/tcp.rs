@@ -232,8 +232,8 @@ impl Connection {
     async fn lines(&mut self, bytes: Vec<u8>, overlong: Option<u64>) -> Result<(), Over> {
         let bytes = Arc::new(bytes);
         let decoded = match overlong {
-            None => self.stream.decoder.decode(bytes),
-            Some(len) => self.stream.decoder.overlong(bytes, len),
+            None => self.stream.decoder().decode(bytes),
+            Some(len) => self.stream.decoder().overlong(bytes, len),
         };
         if decoded.is_empty() {
             return Ok(());

@@ -17,8 +17,6 @@ pub struct Look {
     pub first: Position,
     /// Its last position, as far as its blocks are whole.
     pub last: Position,
-    /// Ingest time of the first record, unix ms.
-    pub first_ingest_time: Option<i64>,
 }
 
 /// Looks at the journal in a folder; `None` where there is none.
@@ -32,9 +30,15 @@ pub fn look(dir: &Path) -> Result<Option<Look>, JournalError> {
         Err(error) => return Err(JournalError::at(dir)(error)),
     };
     let (Some(first), Some(last)) = (segments.first().copied(), segments.last().copied()) else { return Ok(None) };
-    let mut oldest = Scan::open(dir, first)?;
-    let first_ingest_time = oldest.peek()?.map(|(header, _)| header.ingest_time);
     let mut newest = Scan::open(dir, last)?;
     let last = walk(&mut newest, |_, _| ())?;
-    Ok(Some(Look { id: newest.head.seal.journal, first, last, first_ingest_time }))
+    Ok(Some(Look { id: newest.head.seal.journal, first, last }))
+}
+
+/// Ingest time of a journal's first record, unix ms. `None` where there is none, or it cannot be read, which whoever reads
+/// on from there is told.
+pub fn first_ingest_time(dir: &Path) -> Option<i64> {
+    let first = list(dir).ok()?.first().copied()?;
+    let mut oldest = Scan::open(dir, first).ok()?;
+    oldest.peek().ok()?.map(|(header, _)| header.ingest_time)
 }

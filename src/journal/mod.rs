@@ -35,7 +35,7 @@ use crate::event::{Origin, Position, PositionRange};
 pub use extents::Extents;
 pub use inspect::{Damage, Inspection, inspect};
 pub use lock::lock_dir;
-pub use look::{Look, look};
+pub use look::{Look, first_ingest_time, look};
 pub use reader::Reader;
 pub use repair::{Repaired, repair};
 
@@ -268,6 +268,17 @@ impl Journal {
     /// Whether it is written past the page cache, as of its opening.
     pub fn direct(&self) -> bool {
         self.direct
+    }
+
+    /// What it has now.
+    pub fn look(&self) -> Look {
+        let progress = self.progress.borrow();
+        Look { id: self.id, first: progress.first, last: progress.written }
+    }
+
+    /// Ingest time of its first record, unix ms (see [`first_ingest_time`]). Blocking.
+    pub fn first_ingest_time(&self) -> Option<i64> {
+        first_ingest_time(&self.dir)
     }
 
     /// Lines that are events since the stream began, as of the last block.

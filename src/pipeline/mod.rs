@@ -9,6 +9,6 @@ mod stage;
 
 pub use custom::{CustomStage, Event, Outcome, StageError, StageRegistry};
 pub use intake::IntakeOperator;
-pub use plan::{Missing, Plan, Span, Step, in_stored_order, step};
+pub use plan::{Missing, Plan, Step, in_stored_order, step};
 pub use results::{IntakeResults, Results};
 pub use stage::{StageOperator, Staged};

@@ -7,14 +7,15 @@ use std::fmt;
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
-use crate::config::{PipelineConfig, Start};
+use crate::config::{Config, PipelineConfig, Start};
 use crate::event::{Position, PositionRange, format_utc};
-use crate::store::{Beginning, Checkpoint, Registered};
+use crate::journal::{Look, first_ingest_time};
+use crate::store::{Beginning, Registered};
 use crate::units::parse_duration;
 
 /// Keys of a definition that may change without a new revision: all before the next commit goes by the old, all after it
 /// by the new.
-const KEPT: [&str; 4] = ["delay", "idle", "late", "max_ahead"];
+const KEPT: [&str; 7] = ["correct_for", "delay", "idle", "late", "max_ahead", "max_behind", "start"];
 
 /// What tells a definition from the one that is stored.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -84,19 +85,6 @@ pub fn in_stored_order(stored: &Json, now: &Json) -> Json {
     ordered
 }
 
-/// What a stream's journal has.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Span {
-    /// Its identity.
-    pub journal_id: u64,
-    /// Its first position (last + 1 where it has none).
-    pub first: Position,
-    /// Its last position.
-    pub last: Position,
-    /// Ingest time of the first record, unix ms.
-    pub first_ingest_time: Option<i64>,
-}
-
 /// Input that a checkpoint needs and the journal does not have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Missing {
@@ -124,13 +112,12 @@ pub enum Missing {
 }
 
 impl Missing {
-    /// Of a checkpoint that is not new.
-    pub fn of(checkpoint: &Checkpoint, span: &Span) -> Option<Self> {
-        let at = checkpoint.position;
-        let Span { first, last, .. } = *span;
-        match checkpoint.journal_id {
+    /// Of a checkpoint at this position of a journal (0: it is new).
+    pub fn of(journal_id: u64, at: Position, journal: &Look) -> Option<Self> {
+        let Look { id, first, last } = *journal;
+        match journal_id {
             0 => None,
-            id if id != span.journal_id => Some(Self::Other { at }),
+            of if of != id => Some(Self::Other { at }),
             _ if at > last => Some(Self::Older { at, last }),
             _ if at + 1 < first => Some(Self::Gap { at, first, last }),
             _ => None,
@@ -176,18 +163,25 @@ pub enum Step {
 }
 
 /// What a start does to a pipeline.
-pub fn step(config: &PipelineConfig, span: &Span, registered: Option<&Registered>) -> Step {
+///
+/// The journal's first ingest time is asked for only where a new revision must know it: that reads the disk.
+pub fn step(
+    config: &PipelineConfig,
+    journal: &Look,
+    first_ingest_time: &dyn Fn() -> Option<i64>,
+    registered: Option<&Registered>,
+) -> Step {
     let begin = match config.start {
-        Start::Earliest => span.first - 1,
-        Start::Now => span.last,
+        Start::Earliest => journal.first - 1,
+        Start::Now => journal.last,
     };
     let Some(registered) = registered else { return Step::New(begin) };
     let difference = Difference::between(&registered.definition, &config.definition);
     if difference.is_revision() {
-        let kept_upto = kept_upto(config, span, registered, begin);
+        let kept_upto = kept_upto(config, first_ingest_time, registered, begin);
         return Step::Revise(difference, Beginning { position: begin, kept_upto });
     }
-    match Missing::of(&registered.checkpoint, span) {
+    match Missing::of(registered.checkpoint.journal_id, registered.checkpoint.position, journal) {
         Some(missing) => Step::Missing(missing),
         None if difference.is_none() => Step::GoOn,
         None => Step::Amend(difference),
@@ -196,16 +190,19 @@ pub fn step(config: &PipelineConfig, span: &Span, registered: Option<&Registered
 
 /// Until when windows keep the rows of the revision before: those that had closed, and that the new one does not see
 /// whole. `None` where it sees all there ever was.
-fn kept_upto(config: &PipelineConfig, span: &Span, registered: &Registered, begin: Position) -> Option<i64> {
+fn kept_upto(
+    config: &PipelineConfig,
+    first_ingest_time: &dyn Fn() -> Option<i64>,
+    registered: &Registered,
+    begin: Position,
+) -> Option<i64> {
     let watermark = registered.checkpoint.watermark?;
     if begin == 0 {
         return None;
     }
-    let whole_from = match (config.start, span.first_ingest_time) {
-        (Start::Earliest, Some(first)) => first.saturating_add(config.watermark.max_ahead_ms),
-        // What it reads first comes later than all that has closed.
-        _ => i64::MAX,
-    };
+    let first = if config.start == Start::Earliest { first_ingest_time() } else { None };
+    // Without one, what it reads first comes later than all that has closed.
+    let whole_from = first.map_or(i64::MAX, |first| first.saturating_add(config.watermark.max_ahead_ms));
     let window = &registered.definition["window"];
     let size = window["tumbling"].as_str().or_else(|| window["sliding"].as_str());
     // A definition that was checked when it was stored has one of them.
@@ -231,28 +228,40 @@ struct Entry {
 }
 
 impl Plan {
-    /// Of a config's pipelines, what the store knows, and the streams' journals.
-    pub fn of(configs: &[PipelineConfig], registered: &[Registered], spans: &HashMap<String, Span>) -> Self {
+    /// Of a config, what the store knows, and the streams' journals. Pipelines that a running daemon need not touch go on.
+    pub fn of(
+        config: &Config,
+        registered: &[Registered],
+        journals: &HashMap<String, Look>,
+        is_touched: &dyn Fn(&str) -> bool,
+    ) -> Self {
+        let configs = &config.pipelines;
         let known = |name: &str| registered.iter().find(|registered| registered.name == name);
         let mut entries = Vec::new();
-        for (stream, span) in spans {
+        for (stream, journal) in journals {
             let pipeline = format!("@{stream}");
-            let missing = known(&pipeline).and_then(|intake| Missing::of(&intake.checkpoint, span));
+            let checkpoint = known(&pipeline).map(|intake| intake.checkpoint);
+            let missing = checkpoint.filter(|_| is_touched(&pipeline));
+            let missing = missing.and_then(|at| Missing::of(at.journal_id, at.position, journal));
             if let Some(missing) = missing {
                 entries.push(Entry { pipeline, step: Some(Step::Missing(missing)), loses: true, hash: String::new() });
             }
         }
-        for config in configs {
-            let Some(span) = spans.get(&config.stream) else { continue };
-            let step = step(config, span, known(&config.name));
+        for pipeline in configs {
+            let Some(journal) = journals.get(&pipeline.stream) else { continue };
+            let first_ingest_time = || first_ingest_time(&config.journal_dir(&pipeline.stream));
+            let step = match is_touched(&pipeline.name) {
+                true => step(pipeline, journal, &first_ingest_time, known(&pipeline.name)),
+                false => Step::GoOn,
+            };
             let loses = match &step {
                 Step::New(_) | Step::GoOn | Step::Amend(_) => false,
                 Step::Revise(_, beginning) => beginning.position > 0,
                 // It is stopped until somebody skips: that is what `max_behind` says.
-                Step::Missing(Missing::Gap { .. }) => config.max_behind_bytes.is_none(),
+                Step::Missing(Missing::Gap { .. }) => pipeline.max_behind_bytes.is_none(),
                 Step::Missing(_) => true,
             };
-            let (pipeline, hash) = (config.name.clone(), config.definition.to_string());
+            let (pipeline, hash) = (pipeline.name.clone(), pipeline.definition.to_string());
             entries.push(Entry { pipeline, step: Some(step), loses, hash });
         }
         for removed in registered.iter().filter(|registered| !registered.name.starts_with('@')) {
@@ -333,7 +342,7 @@ mod tests {
     fn definition(delay: &str, aggregates: &[(&str, &str)]) -> Json {
         let aggregates: Vec<Json> =
             aggregates.iter().map(|(name, text)| json!({ "expression": text, "name": name })).collect();
-        json!({ "aggregates": aggregates, "delay": delay, "late": { "policy": "drop" }, "window": { "tumbling": "1m" } })
+        json!({ "aggregates": aggregates, "delay": delay, "late": "drop", "window": { "tumbling": "1m" } })
     }
 
     const COUNT: (&str, &str) = ("n", "count(*)");

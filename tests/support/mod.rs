@@ -13,6 +13,13 @@ use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{Nullable, Text};
 
+/// Copies a folder under a name that is not there yet.
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+    let done = Command::new("cp").arg("-r").arg(from).arg(to).status().unwrap();
+    assert!(done.success());
+}
+
 /// So long a test waits for something that must happen.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 

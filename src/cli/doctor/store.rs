@@ -3,7 +3,8 @@
 use super::Check;
 use crate::config::{Config, StoreConfig};
 use crate::event::PositionRange;
-use crate::journal::Inspection;
+use crate::journal::{Inspection, Look};
+use crate::pipeline::Missing;
 use crate::store::{Kept, Standing, Store, StoreError};
 
 /// Whether it answers, and how its tables stand; and its checkpoints.
@@ -60,47 +61,39 @@ pub(super) fn compare(config: &Config, kept: &[Kept], journals: &[(&str, Option<
 }
 
 fn fault(kept: &Kept, journal: Option<&Inspection>) -> Option<Check> {
-    let name = format!("checkpoint {}", kept.pipeline);
+    const FOREIGN: &str = "restore the data_dir that belongs to this store, or name another store";
     let (id, position) = (kept.journal_id, kept.position);
-    let Some(journal) = journal else {
-        let says =
-            format!("it is at position {position} of journal {id:016x}, but data_dir has no journal of its stream");
-        return Some(Check::failed(
-            name,
-            says,
-            "restore the data_dir that belongs to this store, or name another store",
-        ));
+    // Of one whose identity nothing tells it is not known that it is another.
+    let here = |journal: &Inspection| Look { id: journal.id.unwrap_or(id), first: journal.first, last: journal.upto };
+    let (says, next) = match journal.map(here) {
+        None => (
+            format!("it is at position {position} of journal {id:016x}, but data_dir has no journal of its stream"),
+            FOREIGN.to_owned(),
+        ),
+        Some(here) => match Missing::of(id, position, &here)? {
+            Missing::Other { .. } => (
+                format!("it is at position {position} of journal {id:016x}, but data_dir has journal {:016x}", here.id),
+                FOREIGN.to_owned(),
+            ),
+            Missing::Older { last, .. } => {
+                let missing = PositionRange { after: last, upto: position };
+                let says = format!(
+                    "it is at position {position}, but the journal ends at {last}: positions {missing} are missing"
+                );
+                (says, "restore the newer journal, or the store of the time of this one".to_owned())
+            }
+            Missing::Gap { first, .. } => {
+                let missing = PositionRange { after: position, upto: first - 1 };
+                let says = format!(
+                    "it is at position {position}, but the journal begins at {first}: positions {missing} are missing"
+                );
+                let next = format!(
+                    "restore them, or go on without: `tidemill pipeline skip {} --to {}` of a running daemon",
+                    kept.pipeline, missing.upto
+                );
+                (says, next)
+            }
+        },
     };
-    if journal.id.is_some_and(|found| found != id) {
-        let says = format!(
-            "it is at position {position} of journal {id:016x}, but data_dir has journal {:016x}",
-            journal.id.unwrap_or_default()
-        );
-        return Some(Check::failed(
-            name,
-            says,
-            "restore the data_dir that belongs to this store, or name another store",
-        ));
-    }
-    if position > journal.upto {
-        let missing = PositionRange { after: journal.upto, upto: position };
-        let says = format!(
-            "it is at position {position}, but the journal ends at {}: positions {missing} are missing",
-            journal.upto
-        );
-        return Some(Check::failed(name, says, "restore the newer journal, or the store of the time of this one"));
-    }
-    if position + 1 < journal.first {
-        let missing = PositionRange { after: position, upto: journal.first - 1 };
-        let says = format!(
-            "it is at position {position}, but the journal begins at {}: positions {missing} are missing",
-            journal.first
-        );
-        let next = format!(
-            "restore them, or go on without: `tidemill pipeline skip {} --to {}` of a running daemon",
-            kept.pipeline, missing.upto
-        );
-        return Some(Check::failed(name, says, next));
-    }
-    None
+    Some(Check::failed(format!("checkpoint {}", kept.pipeline), says, next))
 }

@@ -150,7 +150,7 @@ fn a_definition_holds_all_that_shapes_results_and_nothing_else() {
         "delay": "5s",
         "group_by": ["path", "host"],
         "idle": "30s",
-        "late": { "policy": "drop" },
+        "late": "drop",
         "max_ahead": "1h",
         "stages": [
             { "filter": "type = 'a\"b' AND x = '\\' " },
