@@ -83,6 +83,48 @@ fn all_is_well_before_the_first_start_while_a_daemon_runs_and_after() {
 }
 
 #[test]
+fn a_damaged_journal_stops_its_stream_and_no_other() {
+    const OTHER: &str = r#"
+        [streams.works]
+        tcp = "127.0.0.1:0"
+        [pipelines.sums]
+        stream = "works"
+        window = { tumbling = "1m" }
+        aggregates = { n = "count(*)" }
+    "#;
+    let config = format!("{LAZY}{OTHER}");
+    let mill = Mill::new(&config);
+    let daemon = mill.start();
+    for name in ["a", "b", "c"] {
+        daemon.send(part(name, 3).as_bytes());
+    }
+    daemon.kill();
+    flip_in(&mill.path().join("data/journal/web"), "b");
+
+    mill.write_config(&config.replace("1h", "20ms"));
+    let daemon = mill.start();
+    let stats = daemon.stats();
+    assert_eq!(stats["stopped_streams"][0]["name"], "web", "{stats}");
+    let names: Vec<_> = stats["pipelines"].as_array().unwrap().iter().map(|pipeline| &pipeline["name"]).collect();
+    assert_eq!(names, ["@works", "sums"]);
+    let ready = daemon.get("/readyz");
+    assert_eq!(ready["ready"], false);
+    let reason = ready["degraded"][0].as_str().unwrap();
+    assert!(reason.contains("stream web and its pipelines are stopped") && reason.contains("`doctor`"), "{ready}");
+    let (status, answer) = daemon.post("/api/v1/streams/web/events", "{}\n");
+    assert_eq!((status, &answer["error"]["code"]), (503, &"stream_stopped".into()));
+    let (status, answer) = daemon.post("/api/v1/streams/works/events", "{}\n");
+    assert_eq!((status, &answer["accepted"]), (202, &1.into()), "{answer}");
+    daemon.wait_for_events("sums", 1);
+    assert!(daemon.stop().success());
+
+    assert!(mill.verb("doctor", &["--repair"]).status.success());
+    let daemon = mill.start();
+    daemon.wait_for_events("hits", 6);
+    assert_eq!(mill.sql("SELECT sum(hits) || '' AS r FROM hits"), ["6"]);
+}
+
+#[test]
 fn a_flipped_bit_is_named_and_a_repair_keeps_all_other_lines() {
     let mill = Mill::new(LAZY);
     let daemon = mill.start();

@@ -94,7 +94,7 @@ fn a_hangup_adds_changes_and_removes_pipelines_and_leaves_the_others_alone() {
     // One changes and keeps its results, one goes.
     let changed = CONFIG.replacen("delay = \"0s\"", "delay = \"10m\"", 1).replacen(
         "hits = \"count(*)\"",
-        "hits = \"count(*)\", users = \"min(user)\"",
+        "hits = \"count(*)\", users = \"first(user)\"",
         1,
     );
     mill.write_config(&changed);

@@ -73,6 +73,10 @@ impl StatsRegistry {
         if held {
             reasons.push("the daemon stops: it takes no lines any more".to_owned());
         }
+        for stopped in self.stopped_streams.lock().iter() {
+            held = true;
+            reasons.push(format!("stream {} and its pipelines are stopped: {}", stopped.name, stopped.error));
+        }
         let pipelines = self.pipelines.lock();
         let streams = self.streams.lock();
         reasons.extend(self.store_away(&streams, &pipelines));

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
-use super::stats::{ActorStats, PipelineStats, PipelineView, StatsRegistry, StreamStats};
+use super::stats::{ActorStats, PipelineStats, PipelineView, StatsRegistry, StoppedStream, StreamStats};
 use crate::event::Position;
 use crate::journal::Held;
 
@@ -16,6 +16,7 @@ struct Snapshot {
     bottleneck: Option<Bottleneck>,
     actors: Vec<ActorSnapshot>,
     streams: Vec<StreamSnapshot>,
+    stopped_streams: Vec<StoppedStream>,
     pipelines: Vec<PipelineSnapshot>,
 }
 
@@ -113,6 +114,7 @@ impl StatsRegistry {
             bottleneck: bottleneck(&actors),
             actors: actors.iter().map(|actor| actor_snapshot(actor, &pipelines)).collect(),
             streams: streams.iter().map(|stream| stream_snapshot(stream, &pipelines)).collect(),
+            stopped_streams: self.stopped_streams.lock().clone(),
             pipelines: pipelines.iter().map(|pipeline| self.pipeline_snapshot(pipeline, &streams)).collect(),
         }
     }

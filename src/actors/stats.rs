@@ -84,6 +84,13 @@ pub(super) struct Sampled {
     pub bytes_per_s: f64,
 }
 
+/// A stream of the config that does not run.
+#[derive(Clone, Debug, Serialize)]
+pub struct StoppedStream {
+    pub name: String,
+    pub error: String,
+}
+
 /// What a pipeline is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -179,6 +186,7 @@ pub struct StatsRegistry {
     pub(super) actors: Mutex<Vec<Arc<ActorStats>>>,
     pub(super) streams: Mutex<Vec<Arc<StreamStats>>>,
     pub(super) pipelines: Mutex<Vec<Arc<PipelineStats>>>,
+    pub(super) stopped_streams: Mutex<Vec<StoppedStream>>,
     pub(super) draining: AtomicBool,
 }
 
@@ -234,8 +242,8 @@ impl StreamStats {
 impl StatsRegistry {
     /// Nothing yet.
     pub fn new(clock: Clock) -> Arc<Self> {
-        let (actors, streams, pipelines, draining) = Default::default();
-        Arc::new(Self { clock, actors, streams, pipelines, draining })
+        let (actors, streams, pipelines, stopped_streams, draining) = Default::default();
+        Arc::new(Self { clock, actors, streams, pipelines, stopped_streams, draining })
     }
 
     /// A new actor, or the successor of one that had this kind and name.
@@ -291,6 +299,18 @@ impl StatsRegistry {
         });
         self.streams.lock().push(stats.clone());
         stats
+    }
+
+    /// A stream that cannot be started, and its pipelines with it.
+    pub fn stream_stopped(&self, name: &str, error: &str) {
+        log::error!("stream {name} and its pipelines are stopped: {error}");
+        self.stopped_streams.lock().push(StoppedStream { name: name.to_owned(), error: error.to_owned() });
+    }
+
+    /// Why a stream does not run.
+    pub fn why_stopped(&self, stream: &str) -> Option<String> {
+        let stopped = self.stopped_streams.lock();
+        stopped.iter().find(|stopped| stopped.name == stream).map(|stopped| stopped.error.clone())
     }
 
     /// A new pipeline.

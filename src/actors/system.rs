@@ -127,10 +127,8 @@ impl System {
         let lock = lock_dir(&config.data_dir)?;
         let failed = |source| SystemError::Store { url: config.store.url.to_string(), source };
         let store = Store::open(&config.store.url, config.store.migrate).map_err(failed)?;
-        let mut journals = Vec::new();
-        for stream in &config.streams {
-            journals.push(Arc::new(Journal::open(journal_options(&config, stream, &sync), clock.clone())?));
-        }
+        let stats = StatsRegistry::new(clock.clone());
+        let journals = open_journals(&config, &sync, &clock, &stats)?;
         let accepted = accept(&config, &journals, &store, accept_plan.as_deref()).await?;
         let mut system = Self {
             config,
@@ -140,15 +138,15 @@ impl System {
             store,
             registry: Arc::new(registry),
             windows,
-            stats: StatsRegistry::new(clock.clone()),
+            stats,
             clock,
             drain: watch::channel(None).0,
             arbiters: [Arbiter::new(), Arbiter::new()],
             own_arbiters: HashMap::new(),
             _lock: lock,
         };
-        for (stream, journal) in system.config.streams.clone().iter().zip(journals) {
-            let stream = system.stream(stream, journal);
+        for (stream, journal) in journals {
+            let stream = system.stream(&stream, journal);
             system.streams.push(stream);
         }
         let mut began = Vec::new();
@@ -175,7 +173,7 @@ impl System {
         Ok(system)
     }
 
-    /// The index of a pipeline's stream: a checked config has it.
+    /// The index of a pipeline's stream; `None` where that is stopped.
     pub(super) fn stream_of(&self, pipeline: &PipelineConfig) -> Option<usize> {
         self.streams.iter().position(|stream| stream.handle.config.name == pipeline.stream)
     }
@@ -374,7 +372,7 @@ impl System {
 /// Whether an operator has accepted what the start would lose: nothing is lost otherwise.
 async fn accept(
     config: &Config,
-    journals: &[Arc<Journal>],
+    journals: &[(StreamConfig, Arc<Journal>)],
     store: &Store,
     code: Option<&str>,
 ) -> Result<bool, SystemError> {
@@ -387,8 +385,7 @@ async fn accept(
         }
         Err(error) => return Err(SystemError::Plan(format!("the plan cannot be checked: {error}"))),
     };
-    let names = config.streams.iter().map(|stream| stream.name.clone());
-    let looks: HashMap<_, _> = names.zip(journals.iter().map(|journal| journal.look())).collect();
+    let looks = journals.iter().map(|(stream, journal)| (stream.name.clone(), journal.look())).collect();
     agree(&Plan::of(config, &registered, &looks, &|_| true), code).map_err(SystemError::Plan)
 }
 
@@ -410,6 +407,31 @@ pub(super) fn agree(plan: &Plan, code: Option<&str>) -> Result<bool, String> {
 pub(super) async fn refusals(began: Vec<oneshot::Receiver<Result<(), String>>>) -> Vec<String> {
     let began = futures_util::future::join_all(began).await;
     began.into_iter().filter_map(|began| began.ok()?.err()).collect()
+}
+
+/// Opens the journals of all streams. One that is damaged stops its stream alone, unless there is no other.
+fn open_journals(
+    config: &Config,
+    sync: &SyncFile,
+    clock: &Clock,
+    stats: &StatsRegistry,
+) -> Result<Vec<(StreamConfig, Arc<Journal>)>, JournalError> {
+    let mut opened = Vec::new();
+    let mut damaged = None;
+    for stream in &config.streams {
+        match Journal::open(journal_options(config, stream, sync), clock.clone()) {
+            Ok(journal) => opened.push((stream.clone(), Arc::new(journal))),
+            Err(error @ JournalError::Damaged { .. }) => {
+                stats.stream_stopped(&stream.name, &error.to_string());
+                damaged = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match damaged {
+        Some(error) if opened.is_empty() => Err(error),
+        _ => Ok(opened),
+    }
 }
 
 fn journal_options(config: &Config, stream: &StreamConfig, sync: &SyncFile) -> JournalOptions {

@@ -31,6 +31,8 @@ enum Refusal {
     Denied(Denied),
     #[error("there is no stream {name:?}; there are: {}", known.join(", "))]
     UnknownStream { name: String, known: Vec<String> },
+    #[error("the stream is stopped: {0}")]
+    StreamStopped(String),
     #[error("{0}")]
     BadHeader(String),
     #[error(transparent)]
@@ -90,6 +92,9 @@ async fn take(request: &HttpRequest, shared: &Shared, name: &str, payload: web::
     let config = stream.map(|stream| &*stream.config);
     shared.access.may_put(config, bearer(request.head())).map_err(Refusal::Denied)?;
     let Some(stream) = stream else {
+        if let Some(reason) = shared.stats.why_stopped(name) {
+            return Err(Refusal::StreamStopped(reason));
+        }
         let known = shared.streams.iter().map(|stream| stream.config.name.clone()).collect();
         return Err(Refusal::UnknownStream { name: name.to_owned(), known });
     };
@@ -218,6 +223,7 @@ impl Refusal {
         let (status, code) = match &self {
             Self::Denied(denied) => return denied.response(),
             Self::UnknownStream { .. } => (StatusCode::NOT_FOUND, "unknown_stream"),
+            Self::StreamStopped(_) => (StatusCode::SERVICE_UNAVAILABLE, "stream_stopped"),
             Self::BadHeader(_) => (StatusCode::BAD_REQUEST, "bad_header"),
             Self::Body(body) => match body {
                 BodyError::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
