@@ -140,23 +140,26 @@ fn a_description_names_every_default() {
 }
 
 #[test]
-fn a_definition_holds_all_that_shapes_results_and_nothing_else() {
+fn a_definition_holds_all_by_which_two_pipelines_are_told_apart() {
     let definition = good(WHOLE).pipelines.remove(0).definition;
     let expected = serde_json::json!({
         "aggregates": [
             { "expression": "count(*)", "name": "views" },
             { "expression": "views / 2", "name": "rate" },
         ],
+        "correct_for": "1d",
         "delay": "5s",
         "group_by": ["path", "host"],
         "idle": "30s",
         "late": "drop",
         "max_ahead": "1h",
+        "max_behind": null,
         "stages": [
             { "filter": "type = 'a\"b' AND x = '\\' " },
             { "set": { "odd key": "1", "path": "lower(path)" } },
             { "custom": "geo" },
         ],
+        "start": "earliest",
         "stream": "web",
         "time": { "field": "\"odd name\".ts", "unit": "ns" },
         "window": { "every": "10m", "sliding": "1h" },
