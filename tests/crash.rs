@@ -26,10 +26,28 @@ pub const CONFIG: &str = r#"
     group_by = ["method"]
     window = { sliding = "10m", every = "1m" }
     aggregates = { hits = "count(*)", load = "sum(load)", last = "last(path)" }
+    [pipelines.sessions]
+    stream = "web"
+    time = "ts"
+    delay = "10m"
+    group_by = ["path", "status"]
+    window = { session = "30s" }
+    aggregates = { hits = "count(*)", load = "sum(load)", first = "first(method)" }
+    [pipelines.hours]
+    stream = "web"
+    time = "ts"
+    delay = "10s"
+    group_by = ["method"]
+    window = { calendar = "hour", timezone = "Asia/Kolkata" }
+    aggregates = { hits = "count(*)", load = "sum(load)" }
 "#;
 
-pub const VIEWS: [(&str, &str); 2] =
-    [("tumbling", "path, hits, load, mean, most"), ("sliding", "method, hits, load, \"last\"")];
+pub const VIEWS: [(&str, &str); 4] = [
+    ("tumbling", "path, hits, load, mean, most"),
+    ("sliding", "method, hits, load, \"last\""),
+    ("sessions", "window_end, path, status, hits, load, \"first\""),
+    ("hours", "period, method, hits, load"),
+];
 
 /// Sends what the server says is missing. Whether all of it was sent and is durable.
 pub fn resume(address: &str, log: &[u8], line_starts: &[usize]) -> Option<()> {

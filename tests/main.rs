@@ -26,3 +26,4 @@ mod reload;
 mod replay;
 mod tidy;
 mod torture;
+mod windows;

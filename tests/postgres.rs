@@ -26,14 +26,18 @@ fn on_postgres(url: &str) -> Mill {
     Mill::new(&CONFIG.replace("[store]", &store))
 }
 
-/// Rows of both views; of `revised_at`, which is the clock's, only whether it is there.
+const VIEWS: [&str; 4] = ["tumbling", "sliding", "sessions", "hours"];
+
+/// Rows of all views; of `revised_at`, which is the clock's, only whether it is there.
 fn rows(daemon: &Daemon) -> Vec<Vec<serde_json::Value>> {
     let of = |view| {
         let mut rows = daemon.rows(view);
-        rows.iter_mut().for_each(|row| row[6] = row[6].is_null().into());
+        // Calendar windows have a column more.
+        let revised_at = if view == "hours" { 7 } else { 6 };
+        rows.iter_mut().for_each(|row| row[revised_at] = row[revised_at].is_null().into());
         rows
     };
-    ["tumbling", "sliding"].map(of).to_vec()
+    VIEWS.map(of).to_vec()
 }
 
 /// What an undisturbed run on SQLite shows.
@@ -46,7 +50,7 @@ fn calm(log: &[u8]) -> Vec<Vec<serde_json::Value>> {
 }
 
 fn check(daemon: &Daemon, calm: &[Vec<serde_json::Value>]) {
-    for ((view, calm), shown) in ["tumbling", "sliding"].into_iter().zip(calm).zip(rows(daemon)) {
+    for ((view, calm), shown) in VIEWS.into_iter().zip(calm).zip(rows(daemon)) {
         assert_eq!(shown.len(), calm.len(), "{view}");
         for (shown, calm) in shown.iter().zip(calm) {
             assert_eq!(shown, calm, "{view}");

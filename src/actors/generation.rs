@@ -224,7 +224,8 @@ impl Pipeline {
                 Change::Pane { pane_start, group, state } => {
                     Open::Pane { pane_start: *pane_start, group: group.clone(), state }
                 }
-                Change::Correction { .. }
+                Change::Gone { .. }
+                | Change::Correction { .. }
                 | Change::PanesBefore(_)
                 | Change::Letter(_)
                 | Change::Counted(_)

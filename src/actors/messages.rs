@@ -319,6 +319,7 @@ pub fn change_weight(change: &Change) -> usize {
             Change::Row { group, state, .. }
             | Change::Correction { group, state, .. }
             | Change::Pane { group, state, .. } => group.len() + state.capacity(),
+            Change::Gone { group, .. } => group.len(),
             Change::PanesBefore(_) | Change::Counted(_) | Change::FreeLetters { .. } => 0,
             Change::Letter(letter) => letter.weight(),
             Change::Raw(raw) => raw.weight(),

@@ -152,6 +152,7 @@ fn stored(change: WindowChange) -> Change {
         WindowChange::Row { window_start, window_end, group, state, partial } => {
             Change::Row { window_start, window_end, group, state, partial }
         }
+        WindowChange::Gone { window_start, window_end, group } => Change::Gone { window_start, window_end, group },
         WindowChange::Correction { window_start, window_end, group, state, revised_at, partial } => {
             Change::Correction { window_start, window_end, group, state, revised_at, partial }
         }

@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use serde_json::Value;
 
 use super::pipeline::{late_name, unit_name};
+use super::windows::window_definition;
 use super::{AtLimit, Config, Durability, PipelineConfig, Start, StoreUrl, StreamConfig, Tokens};
 use crate::event::{Field, TimeUnit};
 use crate::limits::{CONNECTION_BUFFERS_BYTES_MAX, HTTP_BODIES_BYTES_MAX};
 use crate::units::{format_duration, format_size};
-use crate::window::WindowSpec;
 
 /// The config as TOML, with every default that applies, secrets masked; and the sum of its memory limits, of which
 /// `mailbox_bytes` are the mailboxes'.
@@ -121,7 +121,7 @@ fn describe_pipeline(out: &mut Writer, pipeline: &PipelineConfig) {
     }
     let groups: Vec<_> = pipeline.group_by.iter().map(|group| quoted(&group.name)).collect();
     out.line("group_by", format!("[{}]", groups.join(", ")));
-    out.line("window", window(pipeline.window));
+    out.line("window", inline(&window_definition(pipeline.window)));
     out.duration("delay", pipeline.watermark.delay_ms);
     out.duration("idle", pipeline.watermark.idle_ms);
     out.line("late", quoted(late_name(pipeline.late)));
@@ -168,15 +168,6 @@ fn time(field: &Field, unit: Option<TimeUnit>) -> String {
     match unit {
         None => field,
         Some(unit) => format!("{{ field = {field}, unit = \"{}\" }}", unit_name(unit)),
-    }
-}
-
-fn window(spec: WindowSpec) -> String {
-    match spec {
-        WindowSpec::Tumbling { size_ms } => format!("{{ tumbling = \"{}\" }}", format_duration(size_ms)),
-        WindowSpec::Sliding { size_ms, every_ms } => {
-            format!("{{ sliding = \"{}\", every = \"{}\" }}", format_duration(size_ms), format_duration(every_ms))
-        }
     }
 }
 

@@ -19,6 +19,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod windows;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ pub use describe::describe;
 pub use load::{load, parse};
 pub use report::{Diagnostic, Report};
 pub use tokens::Tokens;
+pub use windows::stored_window;
 
 /// A config that was checked as a whole.
 #[derive(Clone, Debug)]

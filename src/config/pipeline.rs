@@ -3,7 +3,6 @@
 use serde_json::json;
 
 use crate::event::TimeUnit;
-use crate::limits::PANES_PER_WINDOW_MAX;
 use crate::units::{format_duration, format_size};
 use crate::window::{LatePolicy, WatermarkSpec, WindowSpec};
 
@@ -14,6 +13,7 @@ use super::reader::{Section, Setting};
 use super::report::Mistake;
 use super::stages::{read_groups, read_stages};
 use super::streams::{Stream, StreamDefaults};
+use super::windows::{read_window, window_definition};
 use super::{PipelineConfig, Start, TimeConfig};
 
 const DELAY_MS: i64 = 5_000;
@@ -57,7 +57,7 @@ fn read_pipeline(name: &str, mut section: Section<'_>, streams: &[Stream]) -> Op
     let group_by = read_groups(&mut section, &mut scope);
     let window = section.require("window", "window = { tumbling = \"5m\" }").and_then(|setting| read_window(&setting));
     let watermark = read_watermark(&mut section, &defaults);
-    let (late, correct_for_ms) = read_late(&mut section);
+    let (late, correct_for_ms) = read_late(&mut section, window);
     let max_behind = read_max_behind(&mut section, stream);
     let starts = [("earliest", Start::Earliest), ("now", Start::Now)];
     let start = section.take("start").and_then(|setting| setting.choice(&starts, &[])).unwrap_or(Start::Earliest);
@@ -132,52 +132,6 @@ fn read_pipeline_time(
     Some(TimeConfig { slot: scope.field_slot(&field), field, unit })
 }
 
-fn read_window(setting: &Setting<'_>) -> Option<WindowSpec> {
-    const EXPECTED: &str = "{ tumbling = \"5m\" } or { sliding = \"5m\", every = \"10s\" }";
-    let mut section = setting.section(EXPECTED)?;
-    let later = ["session", "calendar", "timezone"];
-    let is_later = section.entries().iter().any(|entry| later.contains(&entry.key));
-    let tumbling = section.take("tumbling");
-    let sliding = section.take("sliding");
-    let every = section.take("every");
-    section.later(&later);
-    section.finish();
-    let size = |setting: &Setting<'_>| setting.duration(1);
-    match (tumbling, sliding, every) {
-        (Some(tumbling), None, None) => Some(WindowSpec::Tumbling { size_ms: size(&tumbling)? }),
-        (None, Some(sliding), Some(every)) => {
-            let (size_ms, every_ms) = (size(&sliding), size(&every));
-            check_sliding(&sliding, size_ms?, every_ms?)
-        }
-        (None, Some(sliding), None) => {
-            size(&sliding);
-            sliding.wrong(format!("`{}` needs `every` beside it", sliding.path), EXPECTED);
-            None
-        }
-        (None, None, _) if is_later => None,
-        _ => {
-            setting.wrong(format!("`{}` must say one kind of window", setting.path), EXPECTED);
-            None
-        }
-    }
-}
-
-fn check_sliding(setting: &Setting<'_>, size_ms: i64, every_ms: i64) -> Option<WindowSpec> {
-    let (size, every) = (format_duration(size_ms), format_duration(every_ms));
-    if size_ms % every_ms != 0 {
-        let above = format_duration((size_ms / every_ms + 1).saturating_mul(every_ms));
-        let message = format!("`{}`: {size} is not a multiple of `every`, {every}", setting.path);
-        setting.wrong(message, format!("a multiple of {every}, such as {above}"));
-        return None;
-    }
-    if size_ms / every_ms > PANES_PER_WINDOW_MAX {
-        let message = format!("`{}`: {size} is {} times `every`, {every}", setting.path, size_ms / every_ms);
-        setting.wrong(message, format!("at most {PANES_PER_WINDOW_MAX} times `every`"));
-        return None;
-    }
-    Some(WindowSpec::Sliding { size_ms, every_ms })
-}
-
 fn read_watermark(section: &mut Section<'_>, defaults: &StreamDefaults) -> WatermarkSpec {
     let mut read = |key, of_stream: Option<i64>, default| {
         section.take(key).and_then(|setting| setting.duration(0)).or(of_stream).unwrap_or(default)
@@ -189,13 +143,20 @@ fn read_watermark(section: &mut Section<'_>, defaults: &StreamDefaults) -> Water
     }
 }
 
-fn read_late(section: &mut Section<'_>) -> (LatePolicy, i64) {
+fn read_late(section: &mut Section<'_>, window: Option<WindowSpec>) -> (LatePolicy, i64) {
+    let is_session = matches!(window, Some(WindowSpec::Session { .. }));
     let correct_for = section.take("correct_for").and_then(|setting| setting.duration(0));
     let correct_for_ms = correct_for.unwrap_or(CORRECT_FOR_MS);
     let update = LatePolicy::Update { correct_for_ms };
     let policies = [("update", update), ("dead_letter", LatePolicy::DeadLetter), ("drop", LatePolicy::Drop)];
-    let late = section.take("late").and_then(|setting| setting.choice(&policies, &[])).unwrap_or(update);
-    (late, correct_for_ms)
+    let setting = section.take("late");
+    let late = setting.as_ref().and_then(|setting| setting.choice(&policies, &[]));
+    if let (Some(setting), Some(LatePolicy::Update { .. }), true) = (&setting, late, is_session) {
+        let message = format!("`{}` cannot be `update` with sessions, which are not corrected", setting.path);
+        setting.wrong(message, "\"dead_letter\" or \"drop\"");
+    }
+    let default = if is_session { LatePolicy::DeadLetter } else { update };
+    (late.unwrap_or(default), correct_for_ms)
 }
 
 fn read_max_behind(section: &mut Section<'_>, stream: Option<&Stream>) -> Option<u64> {
@@ -222,15 +183,6 @@ pub(super) fn unit_name(unit: TimeUnit) -> &'static str {
         TimeUnit::Millis => "ms",
         TimeUnit::Micros => "us",
         TimeUnit::Nanos => "ns",
-    }
-}
-
-fn window_definition(window: WindowSpec) -> serde_json::Value {
-    match window {
-        WindowSpec::Tumbling { size_ms } => json!({ "tumbling": format_duration(size_ms) }),
-        WindowSpec::Sliding { size_ms, every_ms } => {
-            json!({ "every": format_duration(every_ms), "sliding": format_duration(size_ms) })
-        }
     }
 }
 

@@ -7,11 +7,10 @@ use std::fmt;
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
-use crate::config::{Config, PipelineConfig, Start};
+use crate::config::{Config, PipelineConfig, Start, stored_window};
 use crate::event::{Position, PositionRange, format_utc};
 use crate::journal::{Look, first_ingest_time};
 use crate::store::{Beginning, Registered};
-use crate::units::parse_duration;
 
 /// Keys of a definition that may change without a new revision: all before the next commit goes by the old, all after it
 /// by the new.
@@ -203,11 +202,12 @@ fn kept_upto(
     let first = if config.start == Start::Earliest { first_ingest_time() } else { None };
     // Without one, what it reads first comes later than all that has closed.
     let whole_from = first.map_or(i64::MAX, |first| first.saturating_add(config.watermark.max_ahead_ms));
-    let window = &registered.definition["window"];
-    let size = window["tumbling"].as_str().or_else(|| window["sliding"].as_str());
-    // A definition that was checked when it was stored has one of them.
-    let size_ms = size.and_then(parse_duration).unwrap_or(0);
-    Some(watermark.min(whole_from.saturating_add(size_ms).saturating_sub(1)))
+    let window = stored_window(&registered.definition)?;
+    Some(match window.end_of_last_before(whole_from) {
+        Some(end) => watermark.min(end),
+        // Of a session it is not known when it began.
+        None => watermark,
+    })
 }
 
 /// What a start with a config does to all that is stored.

@@ -8,7 +8,7 @@ use crate::config::{ColumnSource, ColumnType, PipelineConfig};
 use crate::event::{Fault, Position, Row, Value};
 use crate::expr::SqlType;
 use crate::store::{Column, Definition};
-use crate::window::{AggregateKind, AggregateValue, State, decode_key};
+use crate::window::{AggregateKind, AggregateValue, State, WindowSpec, decode_key};
 
 /// A pipeline's results, as the store asks for them.
 pub struct Results {
@@ -146,6 +146,10 @@ impl Definition for Results {
         Ok(values.iter().map(Value::to_json).collect())
     }
 
+    fn window(&self) -> Option<WindowSpec> {
+        Some(self.config.window)
+    }
+
     fn definition(&self) -> &Json {
         &self.config.definition
     }
@@ -197,6 +201,10 @@ impl Definition for IntakeResults {
 
     fn raw_retain_ms(&self) -> Option<i64> {
         self.raw_retain_ms
+    }
+
+    fn window(&self) -> Option<WindowSpec> {
+        None
     }
 
     fn definition(&self) -> &Json {

@@ -138,6 +138,7 @@ fn letter_bytes(letter: &Letter) -> u64 {
 /// What a chunk holds, by table.
 #[derive(Default)]
 struct Pending {
+    gone: Vec<Key>,
     rows: HashMap<Key, RowImage>,
     panes: HashMap<(i64, [u8; 16]), PaneImage>,
     letters: Vec<Letter>,
@@ -171,6 +172,9 @@ impl<S: Session> Writer<'_, S> {
                 let row = self.shape.row((window_start, window_end), group, state, partial, None)?;
                 pending.rows.insert(row.key, row);
             }
+            Change::Gone { window_start, window_end, group } => {
+                pending.gone.push(Key::new((window_start, window_end), &group));
+            }
             Change::Correction { window_start, window_end, group, state, revised_at, partial } => {
                 self.keep((window_start, window_end), Correction { group, state, revised_at, partial })?;
             }
@@ -195,7 +199,11 @@ impl<S: Session> Writer<'_, S> {
     }
 
     fn put(&mut self, pending: Pending) -> Result<(), StoreError> {
-        let Pending { rows, panes, letters, again, counted, raw } = pending;
+        let Pending { gone, rows, panes, letters, again, counted, raw } = pending;
+        // No row of a flush is one that goes: a session never becomes again what it was.
+        if !gone.is_empty() {
+            self.session.delete_rows(self.pipeline, &gone)?;
+        }
         if !rows.is_empty() {
             self.put_rows(&rows.into_values().collect::<Vec<_>>())?;
             fail::fail_point!("flush-rows");

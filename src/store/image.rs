@@ -6,6 +6,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{Definition, StateBytes, StoreError};
+use crate::store::names::PERIOD;
+use crate::window::WindowSpec;
 
 /// Bytes of the hash by which tables tell groups apart.
 const GROUP_HASH_BYTES: usize = 16;
@@ -66,6 +68,9 @@ impl<'a> Shape<'a> {
     pub(super) fn new(definition: &'a dyn Definition) -> Self {
         let mut groups: Vec<String> = definition.columns().into_iter().map(|column| column.name).collect();
         let values = groups.split_off(definition.group_columns());
+        if let Some(WindowSpec::Calendar(_)) = definition.window() {
+            groups.push(PERIOD.to_owned());
+        }
         Self { definition, groups, values }
     }
 
@@ -78,7 +83,10 @@ impl<'a> Shape<'a> {
         partial: bool,
         revised_at: Option<i64>,
     ) -> Result<RowImage, StoreError> {
-        let group = self.definition.group(&group_key).map_err(|why| self.unreadable("group", window, &why))?;
+        let mut group = self.definition.group(&group_key).map_err(|why| self.unreadable("group", window, &why))?;
+        if let (Some(WindowSpec::Calendar(calendar)), Value::Array(fields)) = (self.definition.window(), &mut group) {
+            fields.push(calendar.period(window.0).into());
+        }
         let (values, events) =
             self.definition.values(&state, window.0).map_err(|why| self.unreadable("state", window, &why))?;
         Ok(RowImage {

@@ -30,6 +30,7 @@ use crossbeam_channel::Receiver;
 use tokio::sync::oneshot;
 
 use crate::event::{Account, Counted, Letter, Position, RawEvents};
+use crate::window::WindowSpec;
 
 pub use error::StoreError;
 pub use examine::{Examined, Kept, Standing};
@@ -69,6 +70,8 @@ pub trait Definition: Send + Sync {
     /// # Errors
     /// Where the bytes are no key.
     fn group(&self, key: &[u8]) -> Result<serde_json::Value, String>;
+    /// Its windows; `None` where it has none, as an intake.
+    fn window(&self) -> Option<WindowSpec>;
     /// The definition as JSON, secrets masked.
     fn definition(&self) -> &serde_json::Value;
     /// How long a stream's raw events stay, ms by their ingest time; of its intake, where it keeps them.
@@ -101,6 +104,15 @@ pub enum Change {
         state: StateBytes,
         /// Whether the pipeline may not have seen the window whole.
         partial: bool,
+    },
+    /// A group has no row of this window any more.
+    Gone {
+        /// Unix ms.
+        window_start: i64,
+        /// Unix ms.
+        window_end: i64,
+        /// Encoded.
+        group: Arc<[u8]>,
     },
     /// Late events of a closed window, to be merged into what is stored (after the rows of the same flush).
     Correction {

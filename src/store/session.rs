@@ -90,6 +90,8 @@ pub(super) trait Session {
     fn put_panes(&mut self, pipeline: &str, panes: &[PaneImage]) -> Result<(), StoreError>;
     /// Deletes the panes that begin before this.
     fn delete_panes(&mut self, pipeline: &str, before: i64) -> Result<(), StoreError>;
+    /// Deletes rows, those of them that are there.
+    fn delete_rows(&mut self, pipeline: &str, keys: &[Key]) -> Result<(), StoreError>;
     /// Writes letters that are new, or such that are there already, and failed again. A line is one letter at most: what
     /// is there already is this one. How many were written.
     fn put_letters(&mut self, stream: &str, pipeline: &str, letters: &[Letter], again: bool)

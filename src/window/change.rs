@@ -84,6 +84,15 @@ pub enum WindowChange {
         /// Whether the pipeline may not have seen the window whole.
         partial: bool,
     },
+    /// A row is none any more: its session goes on, or is part of another one.
+    Gone {
+        /// Unix ms.
+        window_start: i64,
+        /// Unix ms.
+        window_end: i64,
+        /// Its encoded key.
+        group: Arc<[u8]>,
+    },
     /// Late events of a group in a closed window.
     Correction {
         /// Unix ms.
@@ -147,6 +156,17 @@ pub enum LateReason {
         /// Before the event, unix ms.
         watermark: i64,
     },
+    /// No open session is near enough.
+    #[error(
+        "its session would have ended at {}, when the watermark was at {} already; sessions are not corrected",
+        format_utc(*end), format_utc(*watermark)
+    )]
+    Ended {
+        /// Unix ms.
+        end: i64,
+        /// Before the event, unix ms.
+        watermark: i64,
+    },
     /// Its window has the results of an older definition of the pipeline.
     #[error("its window, up to {}, has the results of an older revision of the pipeline, which stay", format_utc(*window_end))]
     Kept {
@@ -171,7 +191,7 @@ pub enum LateReason {
 /// How full a window operator is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Gauges {
-    /// Open windows that have groups; of sliding windows the panes.
+    /// Open windows that have groups; of sliding windows the panes, of sessions each one.
     pub open_windows: usize,
     /// Groups in them.
     pub groups: usize,

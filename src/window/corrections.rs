@@ -16,7 +16,7 @@ pub(super) struct Correction {
     pub(super) revised_at: i64,
 }
 
-type Windows = BTreeMap<i64, Groups<Correction>>;
+type Windows = BTreeMap<(i64, i64), Groups<Correction>>;
 
 /// By epoch, since what a commit has merged must never be merged again, and what it has not must come again.
 #[derive(Clone, Debug, Default)]
@@ -26,9 +26,9 @@ pub(super) struct Corrections {
 }
 
 impl Corrections {
-    /// Adds a late event to the window that begins at `window_start`.
-    pub(super) fn add(&mut self, window_start: i64, event: &Event<'_>, kinds: &[AggregateKind], epoch: u64) {
-        let groups = self.epoch(epoch).entry(window_start).or_default();
+    /// Adds a late event to the window of this span.
+    pub(super) fn add(&mut self, window: (i64, i64), event: &Event<'_>, kinds: &[AggregateKind], epoch: u64) {
+        let groups = self.epoch(epoch).entry(window).or_default();
         let make = || Correction { state: State::new(kinds), revised_at: i64::MIN };
         let slot = groups.slot(event.hash, event.key, make);
         let correction = &mut groups.get_mut(slot).kept;
@@ -41,16 +41,16 @@ impl Corrections {
         self.epochs.retain(|(epoch, _)| *epoch > committed);
     }
 
-    /// All corrections that are not committed, each with its window's start; merged over the epochs.
-    pub(super) fn emit(&self, emit: &mut dyn FnMut(i64, &Group<Correction>)) {
+    /// All corrections that are not committed, each with its window's span; merged over the epochs.
+    pub(super) fn emit(&self, emit: &mut dyn FnMut((i64, i64), &Group<Correction>)) {
         let Some(((_, first), others)) = self.epochs.split_first() else { return };
         if others.is_empty() {
             return emit_windows(first, emit);
         }
         let mut merged = first.clone();
         for (_, windows) in others {
-            for (start, groups) in windows {
-                merge_groups(merged.entry(*start).or_default(), groups);
+            for (span, groups) in windows {
+                merge_groups(merged.entry(*span).or_default(), groups);
             }
         }
         emit_windows(&merged, emit);
@@ -75,10 +75,10 @@ impl Corrections {
     }
 }
 
-fn emit_windows(windows: &Windows, emit: &mut dyn FnMut(i64, &Group<Correction>)) {
-    for (start, groups) in windows {
+fn emit_windows(windows: &Windows, emit: &mut dyn FnMut((i64, i64), &Group<Correction>)) {
+    for (span, groups) in windows {
         for group in groups.iter() {
-            emit(*start, group);
+            emit(*span, group);
         }
     }
 }

@@ -79,7 +79,7 @@ impl<T> Group<T> {
 }
 
 /// The outermost bits of the hash chose the actor and are the same for all groups here: the table begins in the middle.
-fn spread(hash: u64) -> u64 {
+pub(super) fn spread(hash: u64) -> u64 {
     hash.rotate_left(32)
 }
 

@@ -1,9 +1,11 @@
 //! Pure time logic: watermark, windows, aggregates, late events. No actor, no clock, no I/O.
 //!
-//! An event goes through `operator` into `tumbling` or `sliding`, there into a pane (`panes`, `groups`), and into the
-//! `state` of its group, which is one `aggregate` beside the other.
+//! An event goes through `operator` into `tumbling` (also by the `calendar`) or `sliding` (with its `blocks`), there
+//! into a pane (`panes`, `groups`), or into a `session`, and into the `state` of its group, which is one `aggregate` beside the other.
 
 mod aggregate;
+mod blocks;
+mod calendar;
 mod change;
 mod codec;
 mod corrections;
@@ -16,6 +18,7 @@ mod operator;
 mod oracle;
 mod panes;
 mod rows;
+mod session;
 mod sliding;
 mod spec;
 mod state;
@@ -25,6 +28,7 @@ mod tumbling;
 mod watermark;
 
 pub use aggregate::{AggregateValue, EventOrder};
+pub use calendar::{Calendar, CalendarUnit};
 pub use change::{FirstRecord, Gauges, LateReason, LateRow, Open, OperatorConfig, WindowChange};
 pub use codec::StateError;
 pub use exact::{ExactSum, Sum};

@@ -11,7 +11,8 @@ use super::change::{FirstRecord, Gauges, LateReason, LateRow, Open, OperatorConf
 use super::codec::StateError;
 use super::corrections::Corrections;
 use super::group::hash_key;
-use super::panes::{Pane, Panes};
+use super::panes::{Cut, Pane, Panes};
+use super::session::{SessionGauges, Sessions};
 use super::sliding::Sliding;
 use super::state::State;
 use super::tumbling::Tumbling;
@@ -30,9 +31,10 @@ pub struct Operator {
 enum Shape {
     Tumbling(Tumbling),
     Sliding(Sliding),
+    Sessions(Sessions),
 }
 
-/// What both shapes of windows need.
+/// What all shapes of windows need.
 #[derive(Clone, Debug)]
 pub(super) struct Shared {
     pub(super) config: OperatorConfig,
@@ -45,7 +47,9 @@ impl Operator {
     /// Before any record.
     pub fn new(config: OperatorConfig) -> Self {
         let shape = match config.window {
-            WindowSpec::Tumbling { size_ms } => Shape::Tumbling(Tumbling::new(size_ms)),
+            WindowSpec::Tumbling { size_ms } => Shape::Tumbling(Tumbling::new(Cut::Even(size_ms))),
+            WindowSpec::Calendar(calendar) => Shape::Tumbling(Tumbling::new(Cut::Calendar(calendar))),
+            WindowSpec::Session { gap_ms } => Shape::Sessions(Sessions::new(gap_ms)),
             WindowSpec::Sliding { size_ms, every_ms } => Shape::Sliding(Sliding::new(size_ms, every_ms)),
         };
         let (account, corrections) = (Account::default(), Corrections::default());
@@ -67,27 +71,34 @@ impl Operator {
     /// # Errors
     /// Where it is no state of these aggregates and windows.
     pub fn restore(&mut self, open: Open<'_>) -> Result<(), StateError> {
-        let (panes, start, group, state) = match (&mut self.shape, open) {
+        let decode = |state: &[u8]| State::decode(&self.shared.config.aggregates, state);
+        match (&mut self.shape, open) {
             (Shape::Tumbling(tumbling), Open::Row { window_start, window_end, group, state }) => {
-                if window_end != tumbling.end_of(window_start) {
-                    return Err(StateError::Foreign("its window has another length"));
+                let span = tumbling.windows.span_of(window_start);
+                if span != (window_start, window_end) {
+                    return Err(StateError::Foreign("its window has another span"));
                 }
-                (&mut tumbling.windows, window_start, group, state)
+                tumbling.windows.restore(span, hash_key(&group), group, decode(state)?);
             }
             (Shape::Sliding(sliding), Open::Pane { pane_start, group, state }) => {
-                (&mut sliding.panes, pane_start, group, state)
+                let span = sliding.panes.span_of(pane_start);
+                if span.0 != pane_start {
+                    return Err(StateError::Foreign("its pane begins at another time"));
+                }
+                sliding.panes.restore(span, hash_key(&group), group, decode(state)?);
+            }
+            (Shape::Sessions(sessions), Open::Row { window_start, window_end, group, state }) => {
+                if !sessions.is_session(window_start, window_end) {
+                    return Err(StateError::Foreign("its session is shorter than the gap"));
+                }
+                sessions.restore((window_start, window_end), hash_key(&group), &group, decode(state)?);
             }
             // Made of the panes.
-            (Shape::Sliding(_), Open::Row { .. }) => return Ok(()),
-            (Shape::Tumbling(_), Open::Pane { .. }) => {
+            (Shape::Sliding(_), Open::Row { .. }) => {}
+            (Shape::Tumbling(_) | Shape::Sessions(_), Open::Pane { .. }) => {
                 return Err(StateError::Foreign("it is a pane, and the windows are not sliding"));
             }
-        };
-        if panes.start_of(start) != start {
-            return Err(StateError::Foreign("its window begins at another time"));
         }
-        let state = State::decode(&self.shared.config.aggregates, state)?;
-        panes.restore(start, hash_key(&group), group, state);
         Ok(())
     }
 
@@ -106,6 +117,7 @@ impl Operator {
         let late = match &mut self.shape {
             Shape::Tumbling(tumbling) => tumbling.apply(&mut self.shared, rows, epoch),
             Shape::Sliding(sliding) => sliding.apply(&mut self.shared, rows, epoch),
+            Shape::Sessions(sessions) => sessions.apply(&mut self.shared, rows, epoch),
         };
         self.shared.watermark = self.shared.watermark.max(rows.watermark);
         Ok(late)
@@ -118,6 +130,7 @@ impl Operator {
         match &mut self.shape {
             Shape::Tumbling(tumbling) => tumbling.changes(&self.shared, committed, emit),
             Shape::Sliding(sliding) => sliding.changes(&self.shared, epoch, committed, emit),
+            Shape::Sessions(sessions) => sessions.changes(&self.shared, epoch, committed, emit),
         }
         self.shared.emit_corrections(emit);
     }
@@ -135,26 +148,30 @@ impl Operator {
 
     /// How full it is.
     pub fn gauges(&self) -> Gauges {
-        let kinds = &self.shared.config.aggregates;
-        let (panes, open_from, (closed_rows, closed_bytes)) = match &self.shape {
-            Shape::Tumbling(tumbling) => (&tumbling.windows, tumbling.open_from(self.shared.watermark), (0, 0)),
-            Shape::Sliding(sliding) => (&sliding.panes, i64::MIN, sliding.waiting()),
+        let (open_windows, groups, closed_rows, key_bytes, other_bytes) = match &self.shape {
+            Shape::Tumbling(Tumbling { windows }) => {
+                let open = windows.open(self.shared.watermark);
+                let open_groups = groups(open);
+                (open.len(), open_groups, groups(windows.all()) - open_groups, key_bytes(windows), 0)
+            }
+            Shape::Sliding(sliding) => {
+                let ((rows, bytes), panes) = (sliding.waiting(), &sliding.panes);
+                let blocks = sliding.blocks.groups() * State::typical_weight(&self.shared.config.aggregates);
+                (panes.all().len(), groups(panes.all()), rows, key_bytes(panes), bytes + blocks)
+            }
+            Shape::Sessions(sessions) => {
+                let SessionGauges { sessions, ended, key_bytes } = sessions.gauges();
+                let open = sessions.saturating_sub(ended);
+                (open, open, ended, key_bytes, 0)
+            }
         };
-        let open = panes.between(open_from, i64::MAX);
-        let open_groups = groups(open);
-        let closed_groups = groups(panes.all()) - open_groups;
         let corrections = self.shared.corrections.len();
-        let weight = State::typical_weight(kinds) + size_of::<u64>() * 4;
-        Gauges {
-            open_windows: open.len(),
-            groups: open_groups,
-            closed_rows: closed_rows + closed_groups,
-            corrections,
-            state_bytes: weight * (open_groups + closed_groups + corrections)
-                + key_bytes(panes)
-                + self.shared.corrections.key_bytes()
-                + closed_bytes,
-        }
+        let weight = State::typical_weight(&self.shared.config.aggregates) + size_of::<u64>() * 4;
+        // Rows of closed sliding windows are bytes already.
+        let states = if matches!(self.shape, Shape::Sliding(_)) { groups } else { groups + closed_rows };
+        let state_bytes =
+            weight * (states + corrections) + key_bytes + self.shared.corrections.key_bytes() + other_bytes;
+        Gauges { open_windows, groups, closed_rows, corrections, state_bytes }
     }
 }
 
@@ -185,10 +202,15 @@ impl Shared {
         Some(LateRow { index, reason: LateReason::Kept { window_end } })
     }
 
-    pub(super) fn row(&self, window_start: i64, size_ms: i64, group: &Arc<[u8]>, state: Vec<u8>) -> WindowChange {
+    pub(super) fn row(
+        &self,
+        (window_start, window_end): (i64, i64),
+        group: &Arc<[u8]>,
+        state: Vec<u8>,
+    ) -> WindowChange {
         WindowChange::Row {
             window_start,
-            window_end: window_start.saturating_add(size_ms),
+            window_end,
             group: Arc::clone(group),
             state,
             partial: self.config.first.is_partial(window_start),
@@ -196,11 +218,10 @@ impl Shared {
     }
 
     fn emit_corrections(&self, emit: &mut dyn FnMut(WindowChange)) {
-        let (WindowSpec::Tumbling { size_ms } | WindowSpec::Sliding { size_ms, .. }) = self.config.window;
-        self.corrections.emit(&mut |window_start, group| {
+        self.corrections.emit(&mut |(window_start, window_end), group| {
             emit(WindowChange::Correction {
                 window_start,
-                window_end: window_start.saturating_add(size_ms),
+                window_end,
                 group: Arc::clone(&group.key),
                 state: group.kept.state.to_bytes(),
                 revised_at: group.kept.revised_at,
@@ -254,6 +275,7 @@ mod tests {
                 }
                 WindowChange::Pane { pane_start, state, .. } => format!("pane {pane_start} = {}", count(&state)),
                 WindowChange::PanesBefore(bound) => format!("panes before {bound}"),
+                WindowChange::Gone { window_start, window_end, .. } => format!("gone {window_start}..{window_end}"),
             });
         });
         lines

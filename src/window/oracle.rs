@@ -61,7 +61,6 @@ pub(super) struct Plan {
 /// A row of the results, its values as text, floats by their bits.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct ResultRow {
-    pub(super) end: i64,
     pub(super) events: u64,
     pub(super) values: Vec<String>,
     pub(super) revised_at: Option<i64>,
@@ -71,7 +70,8 @@ pub(super) struct ResultRow {
 /// All that a run has to show at its end.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Outcome {
-    pub(super) rows: BTreeMap<(i64, u8), ResultRow>,
+    /// By start and end, and group.
+    pub(super) rows: BTreeMap<(i64, i64, u8), ResultRow>,
     /// Events in each pane that is still needed.
     pub(super) panes: BTreeMap<(i64, u8), u64>,
     pub(super) late: Vec<u64>,
@@ -87,6 +87,8 @@ pub(super) fn run(plan: &Plan, records: &[(i64, TestRecord)]) -> Outcome {
     let (size, every) = match plan.window {
         WindowSpec::Tumbling { size_ms } => (size_ms, size_ms),
         WindowSpec::Sliding { size_ms, every_ms } => (size_ms, every_ms),
+        WindowSpec::Session { gap_ms } => return run_sessions(plan, gap_ms, records),
+        WindowSpec::Calendar(_) => panic!("calendars have tests of their own"),
     };
     let correct_for = match plan.late {
         LatePolicy::Update { correct_for_ms } => Some(correct_for_ms),
@@ -95,6 +97,58 @@ pub(super) fn run(plan: &Plan, records: &[(i64, TestRecord)]) -> Outcome {
     let mut outcome = Outcome::default();
     let mut windows: BTreeMap<(i64, u8), (Members, Option<i64>)> = BTreeMap::new();
     let mut panes: BTreeMap<(i64, u8), u64> = BTreeMap::new();
+    let watermark = each_event(plan, records, |position, ingest, event, before| {
+        let of_event: Vec<i64> =
+            (event.time - size + 1..=event.time).filter(|start| start.rem_euclid(every) == 0).collect();
+        let (mut open, mut closed, mut corrected) = (0, 0, 0);
+        for start in of_event {
+            let late = before >= start + size;
+            if late && correct_for.is_none_or(|correct_for| before > start + size + correct_for) {
+                closed += 1;
+                continue;
+            }
+            let (members, revised_at) = windows.entry((start, event.group)).or_default();
+            members.push((position, event.clone()));
+            if late {
+                corrected += 1;
+                *revised_at = (*revised_at).max(Some(ingest));
+            } else {
+                open += 1;
+            }
+        }
+        if open + corrected == 0 {
+            outcome.late.push(position);
+        } else {
+            outcome.aggregated += 1;
+        }
+        if open > 0 {
+            outcome.partly_late += u64::from(closed + corrected > 0);
+            *panes.entry((event.time - event.time.rem_euclid(every), event.group)).or_default() += 1;
+        }
+    });
+    let last = watermark.unwrap_or(i64::MIN);
+    let first_ingest = records.first().map_or(0, |(ingest, _)| *ingest);
+    for ((start, group), (members, revised_at)) in windows {
+        let next_to_close = start + size > last && start + size <= last.saturating_add(every);
+        if start + size <= last || next_to_close || matches!(plan.window, WindowSpec::Tumbling { .. }) {
+            let (events, values) = (members.len() as u64, values(&members));
+            let partial = plan.begin != 1 && start < first_ingest + plan.watermark.max_ahead_ms;
+            outcome.rows.insert((start, start + size, group), ResultRow { events, values, revised_at, partial });
+        }
+    }
+    if let WindowSpec::Sliding { .. } = plan.window {
+        outcome.panes = panes.into_iter().filter(|((start, _), _)| start + size > last).collect();
+    }
+    outcome.watermark = watermark;
+    outcome
+}
+
+/// Hands on each event that counts, with its position, its ingest time and the watermark before it; the last watermark.
+fn each_event(
+    plan: &Plan,
+    records: &[(i64, TestRecord)],
+    mut take: impl FnMut(u64, i64, &TestEvent, i64),
+) -> Option<i64> {
     let (mut watermark, mut silence) = (None::<i64>, 0);
     for (position, (ingest, record)) in (plan.begin..).zip(records) {
         let event = match record {
@@ -117,50 +171,44 @@ pub(super) fn run(plan: &Plan, records: &[(i64, TestRecord)]) -> Outcome {
         if event.time - ingest > plan.watermark.max_ahead_ms {
             continue;
         }
-        let before = watermark.unwrap_or(i64::MIN);
-        let of_event: Vec<i64> =
-            (event.time - size + 1..=event.time).filter(|start| start.rem_euclid(every) == 0).collect();
-        let (mut open, mut closed, mut corrected) = (0, 0, 0);
-        for start in of_event {
-            let late = before >= start + size;
-            if late && correct_for.is_none_or(|correct_for| before > start + size + correct_for) {
-                closed += 1;
-                continue;
-            }
-            let (members, revised_at) = windows.entry((start, event.group)).or_default();
-            members.push((position, event.clone()));
-            if late {
-                corrected += 1;
-                *revised_at = (*revised_at).max(Some(*ingest));
-            } else {
-                open += 1;
-            }
-        }
-        if open + corrected == 0 {
-            outcome.late.push(position);
-        } else {
-            outcome.aggregated += 1;
-        }
-        if open > 0 {
-            outcome.partly_late += u64::from(closed + corrected > 0);
-            *panes.entry((event.time - event.time.rem_euclid(every), event.group)).or_default() += 1;
-        }
+        take(position, *ingest, event, watermark.unwrap_or(i64::MIN));
         watermark = watermark.max(Some(event.time.min(*ingest) - plan.watermark.delay_ms));
     }
-    let last = watermark.unwrap_or(i64::MIN);
-    let first_ingest = records.first().map_or(0, |(ingest, _)| *ingest);
-    for ((start, group), (members, revised_at)) in windows {
-        let next_to_close = start + size > last && start + size <= last.saturating_add(every);
-        if start + size <= last || next_to_close || matches!(plan.window, WindowSpec::Tumbling { .. }) {
-            let (events, values) = (members.len() as u64, values(&members));
-            let partial = plan.begin != 1 && start < first_ingest + plan.watermark.max_ahead_ms;
-            outcome.rows.insert((start, group), ResultRow { end: start + size, events, values, revised_at, partial });
+    watermark
+}
+
+/// Sessions as sets of events: where one starts and ends follows from those.
+fn run_sessions(plan: &Plan, gap: i64, records: &[(i64, TestRecord)]) -> Outcome {
+    let start = |members: &Members| members.iter().map(|(_, event)| event.time).min().unwrap();
+    let end = |members: &Members| members.iter().map(|(_, event)| event.time).max().unwrap() + gap;
+    let mut outcome = Outcome::default();
+    let mut sessions: Vec<(u8, Members)> = Vec::new();
+    outcome.watermark = each_event(plan, records, |position, _, event, before| {
+        let is_joined = |(group, members): &(u8, Members)| {
+            *group == event.group
+                && end(members) > before
+                && start(members) < event.time + gap
+                && event.time < end(members)
+        };
+        let (joined, others): (Vec<_>, Vec<_>) = sessions.drain(..).partition(is_joined);
+        sessions = others;
+        if joined.is_empty() && event.time + gap <= before {
+            outcome.late.push(position);
+            return;
         }
+        outcome.aggregated += 1;
+        let mut members: Members = joined.into_iter().flat_map(|(_, members)| members).collect();
+        members.push((position, event.clone()));
+        sessions.push((event.group, members));
+    });
+    let first_ingest = records.first().map_or(0, |(ingest, _)| *ingest);
+    for (group, members) in sessions {
+        let (start, end) = (start(&members), end(&members));
+        let partial = plan.begin != 1 && start - gap < first_ingest + plan.watermark.max_ahead_ms;
+        let (events, values) = (members.len() as u64, values(&members));
+        let row = ResultRow { events, values, revised_at: None, partial };
+        assert!(outcome.rows.insert((start, end, group), row).is_none());
     }
-    if let WindowSpec::Sliding { .. } = plan.window {
-        outcome.panes = panes.into_iter().filter(|((start, _), _)| start + size > last).collect();
-    }
-    outcome.watermark = watermark;
     outcome
 }
 

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use super::AggregateKind;
 use super::event::Event;
 use super::groups::{Group, Groups};
 use super::state::State;
+use super::{AggregateKind, Calendar};
 
 /// A group's state, and the epoch that touched it last.
 #[derive(Clone, Debug)]
@@ -15,10 +15,32 @@ pub(super) struct Kept {
     pub(super) state: State,
 }
 
+/// How event time is cut.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Cut {
+    /// Into slices of one length, in ms, also before 1970.
+    Even(i64),
+    Calendar(Calendar),
+}
+
+impl Cut {
+    /// The slice that a time falls into.
+    fn span_of(&self, time: i64) -> (i64, i64) {
+        match self {
+            Self::Even(length_ms) => {
+                let start = time.saturating_sub(time.rem_euclid(*length_ms));
+                (start, start.saturating_add(*length_ms))
+            }
+            Self::Calendar(calendar) => calendar.span_of(time),
+        }
+    }
+}
+
 /// One slice of event time.
 #[derive(Clone, Debug)]
 pub(super) struct Pane {
     pub(super) start: i64,
+    pub(super) end: i64,
     pub(super) groups: Groups<Kept>,
     /// The groups that were touched after the last commit, so that a barrier costs what changed.
     dirty: Vec<u32>,
@@ -27,26 +49,30 @@ pub(super) struct Pane {
 /// All panes that are kept, in the order of time.
 #[derive(Clone, Debug)]
 pub(super) struct Panes {
-    length_ms: i64,
+    cut: Cut,
     panes: Vec<Pane>,
     /// Where the last event went: the next one mostly goes there, too.
     last: usize,
+    last_span: (i64, i64),
     committed: u64,
 }
 
 impl Panes {
-    pub(super) fn new(length_ms: i64) -> Self {
-        Self { length_ms, panes: Vec::new(), last: 0, committed: 0 }
+    pub(super) fn new(cut: Cut) -> Self {
+        Self { cut, panes: Vec::new(), last: 0, last_span: (0, 0), committed: 0 }
     }
 
-    /// Begin of the pane that an event time falls into; also before 1970.
-    pub(super) fn start_of(&self, time: i64) -> i64 {
-        if let Some(pane) = self.panes.get(self.last)
-            && (pane.start..pane.start.saturating_add(self.length_ms)).contains(&time)
-        {
-            return pane.start;
+    /// The span of the pane that an event time falls into: `[start, end)`.
+    pub(super) fn span_of(&mut self, time: i64) -> (i64, i64) {
+        if !(self.last_span.0..self.last_span.1).contains(&time) {
+            self.last_span = self.cut.span_of(time);
         }
-        time.saturating_sub(time.rem_euclid(self.length_ms))
+        self.last_span
+    }
+
+    /// Panes that end behind a watermark.
+    pub(super) fn open(&self, watermark: i64) -> &[Pane] {
+        &self.panes[self.panes.partition_point(|pane| pane.end <= watermark)..]
     }
 
     /// The panes that begin in `[from, to)`.
@@ -60,15 +86,15 @@ impl Panes {
         &self.panes
     }
 
-    /// Adds an event to the pane that begins at `start`.
-    pub(super) fn add(&mut self, start: i64, event: &Event<'_>, kinds: &[AggregateKind], epoch: u64) {
+    /// Adds an event to the pane of this span.
+    pub(super) fn add(&mut self, span: (i64, i64), event: &Event<'_>, kinds: &[AggregateKind], epoch: u64) {
         let committed = self.committed;
-        self.pane(start).add(event, kinds, epoch, committed);
+        self.pane(span).add(event, kinds, epoch, committed);
     }
 
     /// Puts back what a checkpoint has.
-    pub(super) fn restore(&mut self, start: i64, hash: u64, key: Arc<[u8]>, state: State) {
-        let groups = &mut self.pane(start).groups;
+    pub(super) fn restore(&mut self, span: (i64, i64), hash: u64, key: Arc<[u8]>, state: State) {
+        let groups = &mut self.pane(span).groups;
         match groups.find(hash, &key) {
             Some(slot) => groups.get_mut(slot).kept.state = state,
             None => {
@@ -91,10 +117,10 @@ impl Panes {
         self.panes.retain(keep);
     }
 
-    fn pane(&mut self, start: i64) -> &mut Pane {
+    fn pane(&mut self, (start, end): (i64, i64)) -> &mut Pane {
         if self.panes.get(self.last).is_none_or(|pane| pane.start != start) {
             self.last = self.panes.binary_search_by_key(&start, |pane| pane.start).unwrap_or_else(|place| {
-                self.panes.insert(place, Pane { start, groups: Groups::default(), dirty: Vec::new() });
+                self.panes.insert(place, Pane { start, end, groups: Groups::default(), dirty: Vec::new() });
                 place
             });
         }

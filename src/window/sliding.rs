@@ -1,12 +1,14 @@
-//! Windows that overlap, made of panes: an event goes into one pane, and a window is the merge of its panes.
+//! Windows that overlap, made of panes: an event goes into one pane, and a window is the merge of its panes, or of the
+//! blocks that they were merged to before (`blocks`).
 
 use std::sync::Arc;
 
+use super::blocks::Blocks;
 use super::change::{LateRow, WindowChange};
 use super::event::Event;
 use super::groups::Groups;
 use super::operator::Shared;
-use super::panes::{Pane, Panes};
+use super::panes::{Cut, Pane, Panes};
 use super::state::State;
 use super::{AggregateKind, LatePolicy, Rows};
 
@@ -16,6 +18,7 @@ pub(super) struct Sliding {
     size_ms: i64,
     every_ms: i64,
     pub(super) panes: Panes,
+    pub(super) blocks: Blocks,
     /// Made between the two records where their window closed, kept until they are in the store.
     closed: Vec<ClosedWindow>,
     /// End of the next window to close: the least above the watermark.
@@ -52,7 +55,8 @@ impl Sliding {
         Self {
             size_ms,
             every_ms,
-            panes: Panes::new(every_ms),
+            panes: Panes::new(Cut::Even(every_ms)),
+            blocks: Blocks::new(every_ms, size_ms / every_ms),
             closed: Vec::new(),
             next_end: i64::MIN,
             dropped: None,
@@ -74,7 +78,8 @@ impl Sliding {
         for (index, row) in rows.rows.iter().enumerate() {
             self.advance(shared, row.watermark, epoch);
             let event = Event::of(rows, index, kinds.len());
-            let pane = self.panes.start_of(row.time);
+            let span = self.panes.span_of(row.time);
+            let pane = span.0;
             let last_end = pane.saturating_add(self.size_ms);
             if shared.config.is_kept(last_end) {
                 late.extend(shared.pass_kept(rows, index, last_end));
@@ -82,11 +87,12 @@ impl Sliding {
             }
             match self.correct(shared, policy, (pane, row.watermark), &event, &kinds, epoch) {
                 Lateness::None => {
-                    self.panes.add(pane, &event, &kinds, epoch);
+                    self.panes.add(span, &event, &kinds, epoch);
                     shared.account.aggregated += 1;
                 }
                 Lateness::Partly => {
-                    self.panes.add(pane, &event, &kinds, epoch);
+                    self.panes.add(span, &event, &kinds, epoch);
+                    self.blocks.add(pane, &event, &kinds);
                     shared.account.aggregated += 1;
                     shared.account.partly_late += 1;
                 }
@@ -114,15 +120,15 @@ impl Sliding {
         }
         for window in &self.closed {
             for (group, state) in &window.rows {
-                emit(shared.row(window.start, self.size_ms, group, state.clone()));
+                emit(shared.row((window.start, window.start + self.size_ms), group, state.clone()));
             }
         }
         let start = self.needed_from();
         let shown_end = if shared.config.is_kept(self.next_end) { start } else { self.next_end };
-        let panes = self.panes.between(start, shown_end);
-        let changed = if self.committed_end == Some(self.next_end) { merge_changed(panes) } else { merge_all(panes) };
-        for group in changed.iter() {
-            emit(shared.row(start, self.size_ms, &group.key, group.kept.to_bytes()));
+        let only_changed = self.committed_end == Some(self.next_end);
+        let closed = self.next_end.saturating_sub(self.every_ms);
+        for group in self.merged(start, shown_end, closed, only_changed).iter() {
+            emit(shared.row((start, self.next_end), &group.key, group.kept.to_bytes()));
         }
         self.shown = Some((epoch, self.next_end));
     }
@@ -170,7 +176,7 @@ impl Sliding {
                 end += self.every_ms;
                 continue;
             }
-            shared.corrections.add(end - self.size_ms, event, kinds, epoch);
+            shared.corrections.add((end - self.size_ms, end), event, kinds, epoch);
             corrected = true;
             end += self.every_ms;
         }
@@ -199,7 +205,7 @@ impl Sliding {
                 continue;
             }
             let start = end - self.size_ms;
-            let merged = merge_all(self.panes.between(start, end));
+            let merged = self.merged(start, end, end, false);
             let rows = merged.iter().map(|group| (Arc::clone(&group.key), group.kept.to_bytes())).collect();
             self.closed.push(ClosedWindow { start, epoch, rows });
             end += self.every_ms;
@@ -207,9 +213,27 @@ impl Sliding {
         self.next_end = next_end;
         let (needed_from, before) = (self.needed_from(), self.panes.all().len());
         self.panes.retain(|pane| pane.start >= needed_from);
+        self.blocks.forget_before(needed_from);
         if self.panes.all().len() < before {
             self.dropped = Some(epoch);
         }
+    }
+
+    /// The states of the groups in these panes, of which those up to `closed` have closed; perhaps only of those groups that
+    /// were touched in one of them after the last commit.
+    fn merged(&mut self, start: i64, end: i64, closed: i64, only_changed: bool) -> Groups<State> {
+        let mut merged: Groups<State> = Groups::default();
+        let parts = self.blocks.cover(&self.panes, start, end, closed);
+        if !only_changed {
+            parts.iter().for_each(|part| part.merge_into(&mut merged));
+            return merged;
+        }
+        for changed in self.panes.between(start, end).iter().flat_map(Pane::dirty) {
+            if merged.find(changed.hash, &changed.key).is_none() {
+                parts.iter().for_each(|part| part.merge_one_into(changed.hash, &changed.key, &mut merged));
+            }
+        }
+        merged
     }
 
     /// Begin of the next window to close: no open window needs an earlier pane.
@@ -220,41 +244,5 @@ impl Sliding {
     /// The least end of a window above the watermark.
     fn end_after(&self, watermark: i64) -> i64 {
         (watermark.div_euclid(self.every_ms) + 1).saturating_mul(self.every_ms)
-    }
-}
-
-/// The states of all groups in these panes.
-fn merge_all(panes: &[Pane]) -> Groups<State> {
-    let mut merged = Groups::default();
-    for pane in panes {
-        for group in pane.groups.iter() {
-            merge_into(&mut merged, group.hash, &group.key, &group.kept.state);
-        }
-    }
-    merged
-}
-
-/// The states of those groups that were touched in one of these panes after the last commit.
-fn merge_changed(panes: &[Pane]) -> Groups<State> {
-    let mut merged: Groups<State> = Groups::default();
-    for changed in panes.iter().flat_map(Pane::dirty) {
-        if merged.find(changed.hash, &changed.key).is_some() {
-            continue;
-        }
-        for pane in panes {
-            if let Some(slot) = pane.groups.find(changed.hash, &changed.key) {
-                merge_into(&mut merged, changed.hash, &changed.key, &pane.groups.get(slot).kept.state);
-            }
-        }
-    }
-    merged
-}
-
-fn merge_into(merged: &mut Groups<State>, hash: u64, key: &Arc<[u8]>, state: &State) {
-    match merged.find(hash, key) {
-        Some(slot) => merged.get_mut(slot).kept.merge(state),
-        None => {
-            merged.insert(hash, Arc::clone(key), state.clone());
-        }
     }
 }

@@ -1,6 +1,9 @@
 //! What a config can say about windows.
 
-/// Which spans of event time an aggregate covers. All in ms, aligned to the Unix epoch, half-open.
+use super::Calendar;
+
+/// Which spans of event time an aggregate covers: half-open, in ms, aligned to the Unix epoch unless something else says
+/// where they begin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WindowSpec {
     /// Windows side by side.
@@ -15,6 +18,30 @@ pub enum WindowSpec {
         /// Distance of two windows' starts, and length of a pane.
         every_ms: i64,
     },
+    /// Each group's events that are close to one another.
+    Session {
+        /// So long behind its last event a session ends.
+        gap_ms: i64,
+    },
+    /// By a time zone's clocks.
+    Calendar(Calendar),
+}
+
+impl WindowSpec {
+    /// The latest end of a window that begins before a time; `None` for sessions, which may end whenever.
+    pub fn end_of_last_before(&self, time: i64) -> Option<i64> {
+        let last = time.saturating_sub(1);
+        match self {
+            Self::Tumbling { size_ms: every_ms } => {
+                Some(last.saturating_sub(last.rem_euclid(*every_ms)).saturating_add(*every_ms))
+            }
+            Self::Sliding { size_ms, every_ms } => {
+                Some(last.saturating_sub(last.rem_euclid(*every_ms)).saturating_add(*size_ms))
+            }
+            Self::Calendar(calendar) => Some(calendar.span_of(last).1),
+            Self::Session { .. } => None,
+        }
+    }
 }
 
 /// How a pipeline tells what it has seen.

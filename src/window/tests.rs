@@ -12,7 +12,7 @@ use crate::event::{Account, Batch, Decoded, Origin, PositionRange, Span, Value};
 /// What a store keeps, and how it takes a flush.
 #[derive(Clone, Default)]
 struct FakeStore {
-    rows: BTreeMap<(i64, Arc<[u8]>), StoredRow>,
+    rows: BTreeMap<(i64, i64, Arc<[u8]>), StoredRow>,
     panes: BTreeMap<(i64, Arc<[u8]>), Vec<u8>>,
     position: u64,
     watermark: Option<i64>,
@@ -24,7 +24,6 @@ struct FakeStore {
 
 #[derive(Clone)]
 struct StoredRow {
-    end: i64,
     state: Vec<u8>,
     revised_at: Option<i64>,
     partial: bool,
@@ -37,19 +36,22 @@ impl FakeStore {
         for change in others.into_iter().chain(corrections) {
             match change {
                 WindowChange::Row { window_start, window_end, group, state, partial } => {
-                    let row = StoredRow { end: window_end, state, revised_at: None, partial };
-                    let before = self.rows.insert((window_start, group), row);
+                    let row = StoredRow { state, revised_at: None, partial };
+                    let before = self.rows.insert((window_start, window_end, group), row);
                     assert!(before.is_none_or(|row| row.revised_at.is_none()), "a row replaces its corrections");
                 }
                 WindowChange::Correction { window_start, window_end, group, state, revised_at, partial } => {
-                    let fresh = StoredRow { end: window_end, state: Vec::new(), revised_at: None, partial };
-                    let row = self.rows.entry((window_start, group)).or_insert(fresh);
+                    let fresh = StoredRow { state: Vec::new(), revised_at: None, partial };
+                    let row = self.rows.entry((window_start, window_end, group)).or_insert(fresh);
                     let mut merged = State::decode(&KINDS, &state).unwrap();
                     if !row.state.is_empty() {
                         merged.merge(&State::decode(&KINDS, &row.state).unwrap());
                     }
                     row.state = merged.to_bytes();
                     row.revised_at = row.revised_at.max(Some(revised_at));
+                }
+                WindowChange::Gone { window_start, window_end, group } => {
+                    self.rows.remove(&(window_start, window_end, group));
                 }
                 WindowChange::Pane { pane_start, group, state } => {
                     self.panes.insert((pane_start, group), state);
@@ -64,11 +66,11 @@ impl FakeStore {
             [Value::Int(group)] => group as u8,
             _ => panic!("no key of this test"),
         };
-        let rows = self.rows.iter().map(|((start, key), row)| {
+        let rows = self.rows.iter().map(|((start, end, key), row)| {
             let state = State::decode(&KINDS, &row.state).unwrap();
             let values = state.values().iter().map(oracle::show).collect();
-            let (end, revised_at, partial) = (row.end, row.revised_at, row.partial);
-            ((*start, group(key)), ResultRow { end, events: state.events, values, revised_at, partial })
+            let (revised_at, partial) = (row.revised_at, row.partial);
+            ((*start, *end, group(key)), ResultRow { events: state.events, values, revised_at, partial })
         });
         let panes = self
             .panes
@@ -152,8 +154,8 @@ impl<'a> Mill<'a> {
         for operator in &mut self.operators {
             operator.restore_position(store.position, self.watermark.value());
         }
-        for ((start, key), row) in store.rows.iter().filter(|(_, row)| row.end > self.watermark.value()) {
-            let (window_start, window_end) = (*start, row.end);
+        for ((start, end, key), row) in store.rows.iter().filter(|((_, end, _), _)| *end > self.watermark.value()) {
+            let (window_start, window_end) = (*start, *end);
             let open = Open::Row { window_start, window_end, group: Arc::clone(key), state: &row.state };
             self.operators[owner(key, operators)].restore(open).unwrap();
         }
@@ -381,6 +383,8 @@ fn records() -> impl Strategy<Value = Vec<(i64, TestRecord)>> {
 fn plans() -> impl Strategy<Value = Plan> {
     let window = prop_oneof![
         (1..40_i64).prop_map(|size_ms| WindowSpec::Tumbling { size_ms }),
+        (1..30_i64).prop_map(|gap_ms| WindowSpec::Session { gap_ms }),
+        (1..3_i64, 5..70_i64).prop_map(|(every_ms, count)| WindowSpec::Sliding { size_ms: every_ms * count, every_ms }),
         (1..12_i64, 1..6_i64).prop_map(|(every_ms, count)| WindowSpec::Sliding { size_ms: every_ms * count, every_ms }),
     ];
     let late = prop_oneof![

@@ -158,9 +158,6 @@ errors = { when = "error_rate > 0.05 AND views >= 20", for = "0s", webhook = "ht
 fn choices_that_come_later_are_refused() {
     let web = |line: &str| format!("[streams.web]\n{line}");
     one(&web("format = \"influx\""), "2:10 `streams.web.format = \"influx\"` is not available yet | \"ndjson\"");
-    let window = |window: &str| with("aggregates = { n = \"count(*)\" }").replace("{ tumbling = \"5m\" }", window);
-    one(&window("{ session = \"30m\" }"), "4:12 `pipelines.p.window.session` is not available yet");
-    one(&window("{ calendar = \"day\" }"), "4:12 `pipelines.p.window.calendar` is not available yet");
     one_in_pipeline(
         "stages = [{ enrich = { table = \"x\" } }]",
         "6:13 `pipelines.p.stages[0].enrich` is not available yet",
@@ -273,7 +270,10 @@ fn windows_are_of_one_kind_and_sliding_ones_of_whole_panes() {
     let place = "9:10 `pipelines.page_views.window` must say one kind of window";
     one(&window("{}"), place);
     one(&window("{ tumbling = \"5m\", sliding = \"5m\", every = \"1m\" }"), place);
-    one(&window("{ tumbling = \"5m\", every = \"1m\" }"), place);
+    one(
+        &window("{ tumbling = \"5m\", every = \"1m\" }"),
+        "9:37 `pipelines.page_views.window.every` belongs to `sliding`",
+    );
     one(&window("{ sliding = \"5m\" }"), "9:22 `pipelines.page_views.window.sliding` needs `every` beside it");
     one(
         &window("{ sliding = \"5m\", every = \"2m\" }"),
@@ -286,6 +286,33 @@ fn windows_are_of_one_kind_and_sliding_ones_of_whole_panes() {
     );
     assert_eq!(mistakes(&window("{ sliding = \"4000s\", every = \"1s\" }")), [""; 0]);
     assert_eq!(mistakes(&window("{ sliding = \"x\", every = \"y\" }")).len(), 2, "both are read");
+}
+
+#[test]
+fn calendars_have_a_unit_and_a_time_zone_and_sessions_are_not_corrected() {
+    let window = |window: &str| SMALLEST.replace("{ tumbling = \"5m\" }", window);
+    one(
+        &window("{ calendar = \"day\", timezone = \"Europe/Berln\" }"),
+        "9:41 there is no time zone `Europe/Berln` | a name of the IANA time zone database, such as \"Europe/Berlin\" or \
+         \"UTC\" | did you mean `Europe/Berlin`?",
+    );
+    one(
+        &window("{ calendar = \"days\", timezone = \"UTC\" }"),
+        "9:23 `pipelines.page_views.window.calendar` cannot be `days` | \"hour\" or \"day\" or \"week\" or \"month\"",
+    );
+    one(&window("{ calendar = \"day\" }"), "9:23 `pipelines.page_views.window.calendar` needs `timezone` beside it");
+    one(
+        &window("{ session = \"30m\", timezone = \"UTC\" }"),
+        "9:40 `pipelines.page_views.window.timezone` belongs to `calendar`",
+    );
+    one(
+        &window("{ session = \"30m\" }\nlate = \"update\""),
+        "10:8 `pipelines.page_views.late` cannot be `update` with sessions, which are not corrected | \"dead_letter\" or \
+         \"drop\"",
+    );
+    for good in ["{ session = \"30m\" }\nlate = \"drop\"", "{ calendar = \"week\", timezone = \"America/New_York\" }"] {
+        assert_eq!(mistakes(&window(good)), [""; 0]);
+    }
 }
 
 #[test]

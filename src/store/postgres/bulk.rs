@@ -166,6 +166,21 @@ struct StoredRow {
     revised_at: Option<i64>,
 }
 
+pub(super) fn delete_rows(connection: &mut Connection, pipeline: &str, keys: &[Key]) -> Result<(), StoreError> {
+    sql_query(
+        "DELETE FROM window_results WHERE ctid = ANY (ARRAY( \
+         SELECT one.row FROM unnest($2, $3, $4) AS u (s, e, h), \
+         LATERAL (SELECT w.ctid AS row FROM window_results w \
+         WHERE w.pipeline = $1 AND w.window_start = u.s AND w.window_end = u.e AND w.group_hash = u.h OFFSET 0) AS one))",
+    )
+    .bind::<Text, _>(pipeline)
+    .bind::<Array<BigInt>, _>(keys.iter().map(|key| key.window_start).collect::<Vec<_>>())
+    .bind::<Array<BigInt>, _>(keys.iter().map(|key| key.window_end).collect::<Vec<_>>())
+    .bind::<Array<Binary>, _>(keys.iter().map(|key| &key.group_hash[..]).collect::<Vec<_>>())
+    .execute(connection)?;
+    Ok(())
+}
+
 pub(super) fn stored(
     connection: &mut Connection,
     pipeline: &str,

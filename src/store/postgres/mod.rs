@@ -175,6 +175,10 @@ impl Session for PostgresSession {
         plain::delete_panes(&mut self.connection, pipeline, before)
     }
 
+    fn delete_rows(&mut self, pipeline: &str, keys: &[Key]) -> Result<(), StoreError> {
+        bulk::delete_rows(&mut self.connection, pipeline, keys)
+    }
+
     fn put_letters(
         &mut self,
         stream: &str,

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::connection::Connection;
 use super::plain::known_pipeline;
-use crate::store::names::{FIRST_GROUP_COLUMN, identifier, literal, now_name};
+use crate::store::names::{first_group_column, identifier, literal, now_name};
 use crate::store::{Query, ResultRows, StoreError};
 
 #[derive(QueryableByName)]
@@ -62,7 +62,8 @@ fn select(relation: &str, columns: &[ColumnOfView], query: &Query) -> String {
         sql.push_str(&format!(" AND window_start_ms < {to}"));
     }
     sql.push_str(" ORDER BY window_start_ms DESC NULLS LAST");
-    for column in columns.iter().skip(FIRST_GROUP_COLUMN) {
+    let first = first_group_column(columns.iter().map(|column| column.name.as_str()));
+    for column in columns.iter().skip(first) {
         // By bytes, as SQLite orders, and not by the database's language.
         let collation = if column.kind == "text" { " COLLATE \"C\"" } else { "" };
         sql.push_str(&format!(", {}{collation} NULLS FIRST", identifier(&column.name)));

@@ -190,6 +190,14 @@ impl Session for SqliteSession {
         plain::delete_panes(&mut self.connection, pipeline, before)
     }
 
+    fn delete_rows(&mut self, pipeline: &str, keys: &[Key]) -> Result<(), StoreError> {
+        for key in keys {
+            let row = (pipeline, key.window_start, key.window_end, &key.group_hash[..]);
+            diesel::delete(window_results::table.find(row)).execute(&mut self.connection)?;
+        }
+        Ok(())
+    }
+
     fn put_letters(
         &mut self,
         stream: &str,

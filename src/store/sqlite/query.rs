@@ -1,5 +1,7 @@
 //! Reads rows of a pipeline's view.
 
+use std::ops::Range;
+
 use diesel::deserialize::{self, FromSql};
 use diesel::prelude::*;
 use diesel::row::{Field, NamedRow, Row};
@@ -9,7 +11,7 @@ use diesel::sqlite::{Sqlite, SqliteType, SqliteValue};
 use serde_json::{Number, Value};
 
 use super::plain::known_pipeline;
-use crate::store::names::{FIRST_GROUP_COLUMN, FLAGS, identifier, now_name};
+use crate::store::names::{first_group_column, flags, identifier, now_name};
 use crate::store::{Query, ResultRows, StoreError};
 
 /// A row of any shape: a view's columns follow the config, and SQLite knows the type of each value.
@@ -61,21 +63,23 @@ pub(super) fn rows(connection: &mut SqliteConnection, pipeline: &str, query: &Qu
             sql.push_str(&format!(" AND window_start_ms < {to}"));
         }
         sql.push_str(" ORDER BY window_start_ms DESC");
-        for column in columns.iter().skip(FIRST_GROUP_COLUMN) {
+        let names = || columns.iter().map(|column| column.name.as_str());
+        for column in columns.iter().skip(first_group_column(names())) {
             sql.push_str(&format!(", {}", identifier(&column.name)));
         }
         sql.push_str(&format!(" LIMIT {}", i64::try_from(query.limit).unwrap_or(i64::MAX)));
         let rows: Vec<AnyRow> = sql_query(sql).load(connection)?;
+        let flags = flags(names());
         Ok(ResultRows {
             columns: columns.into_iter().map(|column| column.name).collect(),
-            rows: rows.into_iter().map(|AnyRow(values)| with_flags(values)).collect(),
+            rows: rows.into_iter().map(|AnyRow(values)| with_flags(values, flags.clone())).collect(),
         })
     })
 }
 
 /// SQLite has no truth values: the flags of a row are 0 and 1 there.
-fn with_flags(mut row: Vec<Value>) -> Vec<Value> {
-    for value in &mut row[FLAGS] {
+fn with_flags(mut row: Vec<Value>, flags: Range<usize>) -> Vec<Value> {
+    for value in &mut row[flags] {
         *value = Value::Bool(*value == 1);
     }
     row

@@ -8,7 +8,9 @@ use diesel::sql_query;
 use diesel::sql_types::{Nullable, Text};
 
 use crate::config::ColumnType;
-use crate::store::names::{empty_values, identifier, kept_upto, literal, now_name, select_list, watermark};
+use crate::store::names::{
+    empty_values, identifier, kept_upto, literal, newest_sessions, now_name, select_list, watermark,
+};
 use crate::store::{Column, Definition, StoreError};
 
 #[derive(QueryableByName)]
@@ -92,15 +94,18 @@ fn now_view(definition: &dyn Definition) -> String {
          WHERE pipeline = {whose} AND window_end > {watermark} AND +window_start <= {watermark}\n    \
          AND window_end > coalesce({kept}, window_end - 1)"
     );
+    let shown = newest_sessions(definition).unwrap_or_else(|| {
+        format!("pipeline = {whose} AND +window_start <= {watermark} AND window_end = (\n    {next})")
+    });
     let mut source = format!(
         "  SELECT window_start, window_end, partial, other, revised_at, group_values, result_values\n  \
-         FROM window_results\n  \
-         WHERE pipeline = {whose} AND +window_start <= {watermark} AND window_end = (\n    {next})"
+         FROM window_results\n  WHERE {shown}"
     );
     if definition.group_columns() == 0 {
         let empty = empty_values(definition);
         source.push_str(&format!(
-            "\n  UNION ALL\n  SELECT NULL, NULL, 0, 0, NULL, '{{}}', {empty}\n  WHERE (\n    {next}) IS NULL"
+            "\n  UNION ALL\n  SELECT NULL, NULL, 0, 0, NULL, '{{}}', {empty}\n  \
+             WHERE NOT EXISTS (SELECT 1 FROM window_results WHERE {shown})"
         ));
     }
     format!(

@@ -17,6 +17,7 @@ use crate::store::{
     Admit, Change, Checkpoint, Chunk, Column, Course, Definition, Fence, Flush, Flushed, Query, Snapshot, Store,
     StoreError,
 };
+use crate::window::WindowSpec;
 
 /// `count(*)` and `sum(n)` by one text field, unless it says otherwise. A state is the count and the sum, unless
 /// `raw` tells the values from it.
@@ -28,6 +29,7 @@ pub(super) struct Definitions {
     pub raw: Option<fn(&[u8]) -> Value>,
     pub json: Value,
     pub raw_retain_ms: Option<i64>,
+    pub window: Option<WindowSpec>,
 }
 
 pub(super) fn by_path(name: &str) -> Definitions {
@@ -38,6 +40,7 @@ pub(super) fn by_path(name: &str) -> Definitions {
         raw: None,
         json: json!({"name": name}),
         raw_retain_ms: None,
+        window: Some(WindowSpec::Tumbling { size_ms: 60_000 }),
     }
 }
 
@@ -79,6 +82,9 @@ impl Definition for Definitions {
     }
     fn group(&self, key: &[u8]) -> Result<Value, String> {
         serde_json::from_slice(key).map_err(|error| error.to_string())
+    }
+    fn window(&self) -> Option<WindowSpec> {
+        self.window
     }
     fn definition(&self) -> &Value {
         &self.json
