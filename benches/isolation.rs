@@ -3,7 +3,8 @@
 //! `cargo bench --bench isolation -- [--events 5000000] [--rounds 5]`
 //!
 //! The slow one has a custom stage that sleeps 1 ms an event, so that it soon reads from the journal. Rates are events per
-//! second from the first byte to the fast one's commit of the last event. The sender is this program, on the same machine.
+//! second from the first byte to the fast one's commit of the last event; CPU is the daemon's until then. The sender is this
+//! program, on the same machine.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a program that measures, for a terminal")]
 #![expect(clippy::disallowed_methods, reason = "it measures, and it is slow on purpose")]
 
@@ -47,29 +48,51 @@ fn main() {
     };
     let (events, rounds) = (option("--events", 5_000_000), option("--rounds", 5));
     let load = load(events);
-    let mut ratios = Vec::new();
+    let (mut rates, mut cpus) = (Vec::new(), Vec::new());
     for round in 1..=rounds {
-        let (alone, beside) = (rate(&load, events, "alone"), rate(&load, events, "slow"));
-        ratios.push(beside / alone);
-        let (alone_m, beside_m) = (alone / 1e6, beside / 1e6);
-        println!("round {round}: alone {alone_m:.2} M/s, beside {beside_m:.2} M/s, ratio {:.2}", beside / alone);
+        let (alone, beside) = (run(&load, events, "alone"), run(&load, events, "slow"));
+        rates.push(alone.wall / beside.wall);
+        cpus.push(beside.cpu / alone.cpu);
+        println!(
+            "round {round}: alone {}, beside {}, ratio {:.2}",
+            alone.of(events),
+            beside.of(events),
+            alone.wall / beside.wall
+        );
     }
-    ratios.sort_by(f64::total_cmp);
-    println!("median of {rounds}: {:.2} of its rate alone", ratios[rounds / 2]);
+    let (rate, cpu) = (median(rates), median(cpus));
+    println!("median of {rounds}: {rate:.2} of its rate alone, at {cpu:.2} of the CPU");
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Seconds.
+struct Measured {
+    wall: f64,
+    cpu: f64,
+}
+
+impl Measured {
+    fn of(&self, events: usize) -> String {
+        format!("{:.2} M/s, {:.0} ns CPU", events as f64 / self.wall / 1e6, self.cpu / events as f64 * 1e9)
+    }
 }
 
 /// 1,000 events to a second of event time, 500 paths.
 fn load(events: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     for index in 0..events {
-        let (ts, path, size) = (1_700_000_000_000 + index, index * 7 % 500, 200 + index % 90_000);
+        let (ts, path, size) = (1_700_000_000_000 + index, index * 7 % 500, 10_000 + index % 80_000);
         let agent = "m".repeat(140);
-        writeln!(bytes, r#"{{"ts":{ts},"path":"/products/{path:03}","bytes":{size:05},"agent":"{agent}"}}"#).unwrap();
+        writeln!(bytes, r#"{{"ts":{ts},"path":"/products/{path:03}","bytes":{size},"agent":"{agent}"}}"#).unwrap();
     }
     bytes
 }
 
-fn rate(load: &[u8], events: usize, beside: &str) -> f64 {
+fn run(load: &[u8], events: usize, beside: &str) -> Measured {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.arg("daemon").arg(folder.path()).args([&events.to_string(), beside]).stdout(Stdio::piped());
@@ -82,10 +105,17 @@ fn rate(load: &[u8], events: usize, beside: &str) -> f64 {
     // Whatever is answered is read to its end.
     let _ = socket.read_to_end(&mut Vec::new());
     assert_eq!(said.next().unwrap().unwrap(), "all of it");
-    let took = began.elapsed();
+    let measured = Measured { wall: began.elapsed().as_secs_f64(), cpu: cpu_of(child.id()) };
     child.kill().unwrap();
     child.wait().unwrap();
-    events as f64 / took.as_secs_f64()
+    measured
+}
+
+/// User and system time of a process, from its `stat` (clock ticks of 10 ms).
+fn cpu_of(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
 }
 
 /// Says where it listens, and when the fast pipeline has committed so many events.
