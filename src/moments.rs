@@ -1,6 +1,6 @@
-//! Named moments: places in the code at which the project's own crash test kills the process, and five faults that it
-//! must notice. They are points of the crate `fail`, and in builds without its feature `failpoints` there is nothing at
-//! those places: only a test build has them.
+//! Named moments: places in the code at which the project's own crash test kills the process, five faults that it must
+//! notice, and two by which a disk fails. They are points of the crate `fail`, and in builds without its feature
+//! `failpoints` there is nothing at those places: only a test build has them.
 //!
 //! In a test build the daemon looks at its environment once, at its start:
 //!
@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `TIDEMILL_MOMENT=<name>:<n>` | the n-th pass of that moment ends the process by SIGKILL |
 //! | `TIDEMILL_SABOTAGE=<name>` | this fault is in |
+//! | `TIDEMILL_BAD_DISK=<name>:<n>` | the n-th pass of that operation fails with EIO, and no other |
 //! | `TIDEMILL_CLOCK=<a>:<b>` | the wall clock is `a` ms wrong, and `b` ms as soon as the daemon has run for a while |
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -55,8 +56,12 @@ pub const MOMENTS: [&str; 28] = [
 pub const SABOTAGES: [&str; 5] =
     ["checkpoint-apart", "barrier-before-letters", "no-fsync-wait", "numbers-in-heads-only", "corrections-twice"];
 
+/// What a disk can fail at.
+const BAD_DISK_AT: [&str; 2] = ["journal-write", "journal-fsync"];
+
 const MOMENT: &str = "TIDEMILL_MOMENT";
 const SABOTAGE: &str = "TIDEMILL_SABOTAGE";
+const BAD_DISK: &str = "TIDEMILL_BAD_DISK";
 const CLOCK: &str = "TIDEMILL_CLOCK";
 /// So long a daemon has run when its clock steps.
 const STEP_AFTER: Duration = Duration::from_millis(150);
@@ -74,6 +79,23 @@ pub fn is_sabotaged(name: &str) -> bool {
     false
 }
 
+/// Whether the disk does it, as far as the environment says.
+///
+/// # Errors
+/// EIO, where this is the pass that fails.
+pub fn disk_does(name: &str) -> std::io::Result<()> {
+    let _ = name;
+    fail::fail_point!(name, |_| Err(rustix::io::Errno::IO.into()));
+    Ok(())
+}
+
+/// A name of the list and a number: `<name>:<n>`.
+fn parse<'t>(variable: &str, text: &'t str, names: &[&str]) -> Result<(&'t str, u64), String> {
+    let parsed = text.split_once(':').and_then(|(name, pass)| Some((name, pass.parse::<u64>().ok()?)));
+    let wrong = || format!("{variable}={text}: it is one of {}, `:`, and a number", names.join(" "));
+    parsed.filter(|(name, _)| names.contains(name)).ok_or_else(wrong)
+}
+
 /// Arms what the environment asks for.
 ///
 /// # Errors
@@ -83,10 +105,7 @@ pub fn arm() -> Result<(), String> {
         return Ok(());
     }
     if let Ok(moment) = std::env::var(MOMENT) {
-        let parsed = moment.split_once(':').and_then(|(name, pass)| Some((name, pass.parse::<u64>().ok()?)));
-        let Some((name, pass)) = parsed.filter(|(name, _)| MOMENTS.contains(name)) else {
-            return Err(format!("{MOMENT}={moment}: it is one of {}, `:`, and a number", MOMENTS.join(" ")));
-        };
+        let (name, pass) = parse(MOMENT, &moment, &MOMENTS)?;
         let passes = AtomicU64::new(0);
         fail::cfg_callback(name, move || {
             if passes.fetch_add(1, Ordering::Relaxed) + 1 >= pass {
@@ -99,6 +118,10 @@ pub fn arm() -> Result<(), String> {
             return Err(format!("{SABOTAGE}={name}: it is one of {}", SABOTAGES.join(" ")));
         }
         fail::cfg(name, "return")?;
+    }
+    if let Ok(operation) = std::env::var(BAD_DISK) {
+        let (name, pass) = parse(BAD_DISK, &operation, &BAD_DISK_AT)?;
+        fail::cfg(name, &format!("{}*off->1*return", pass.saturating_sub(1)))?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Bad input gets a clear error or a letter, and takes nothing with it.
 
+use crate::support::postgres::{shared, unique_schema};
 use crate::support::{Mill, tidemill};
 
 const CONFIG: &str = r#"
@@ -136,4 +137,76 @@ fn what_cannot_start_says_why_and_how_it_ends() {
     let changed = mill.refused();
     assert_eq!(changed.status.code(), Some(78), "{}", String::from_utf8_lossy(&changed.stderr));
     assert!(String::from_utf8_lossy(&changed.stderr).contains("hits"));
+}
+
+/// A start that must be refused: what it says.
+#[track_caller]
+fn is_refused(mill: &Mill) -> String {
+    let refused = mill.refused();
+    let text = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(78), "{text}");
+    text
+}
+
+#[test]
+fn what_a_database_refuses_is_said_with_what_to_do_and_nothing_is_written() {
+    let server = shared();
+    server.psql("CREATE ROLE visitor LOGIN PASSWORD 'right'");
+    let hba = server.folder().join("data/pg_hba.conf");
+    let trust = std::fs::read_to_string(&hba).unwrap();
+    std::fs::write(&hba, format!("host all visitor 127.0.0.1/32 scram-sha-256\n{trust}")).unwrap();
+    server.psql("SELECT pg_reload_conf()");
+    let on = |user: &str, schema: &str, options: &str| {
+        let url = server.url().replace("tidemill@", &format!("{user}@"));
+        Mill::new(&CONFIG.replace("[store]", &format!("[store]\nurl = \"{url}{options}\"\nschema = \"{schema}\"")))
+    };
+    let names = ["none", "theirs", "newer", "viewed"].map(|name| format!("{}_{name}", unique_schema()));
+    let [none, theirs, newer, viewed] = names.each_ref().map(String::as_str);
+
+    for (mill, says, next) in [
+        (on("visitor:wrong", none, ""), "28P01", "check user, password and pg_hba.conf"),
+        (on("tidemill", none, "?sslmode=require"), "server does not support TLS", "check `sslmode`"),
+        (on("visitor:right", none, ""), "42501", "GRANT CREATE ON DATABASE"),
+    ] {
+        let text = is_refused(&mill);
+        assert!(text.contains(says) && text.contains(next), "{text}");
+        assert!(!text.contains("wrong") && !text.contains("right"), "a password: {text}");
+    }
+    let made = server.psql(&format!("SELECT count(*) FROM pg_namespace WHERE nspname = '{none}'"));
+    assert_eq!(made, "0", "no schema was made");
+
+    // A schema that the user may not look into, and tables that it may not write to.
+    drop(on("tidemill", theirs, "").start());
+    for (grant, says, next) in [
+        ("SELECT 1", "3F000", "ALL on schema"),
+        (&*format!("GRANT USAGE, CREATE ON SCHEMA {theirs} TO visitor"), "42501", "ALL on schema"),
+    ] {
+        server.psql(grant);
+        let text = is_refused(&on("visitor:right", theirs, ""));
+        assert!(text.contains(says) && text.contains(next), "{text}");
+    }
+    server.psql(&format!("GRANT ALL ON ALL TABLES IN SCHEMA {theirs} TO visitor"));
+
+    drop(on("tidemill", newer, "").start());
+    server.psql(&format!("INSERT INTO {newer}.__diesel_schema_migrations (version) VALUES ('9999')"));
+    let before = server.psql(&format!("SELECT count(*), max(xmin::text) FROM {newer}.checkpoints"));
+    let text = is_refused(&on("tidemill", newer, ""));
+    assert!(text.contains("newer tidemill (schema 9999)") && text.contains("run that version"), "{text}");
+    assert_eq!(server.psql(&format!("SELECT count(*), max(xmin::text) FROM {newer}.checkpoints")), before);
+
+    server.psql(&format!("CREATE SCHEMA {viewed}; CREATE VIEW {viewed}.hits AS SELECT 7 AS seven"));
+    let mill = on("tidemill", viewed, "");
+    let text = is_refused(&mill);
+    assert!(text.contains("a view \"hits\" already") && text.contains("rename the pipeline"), "{text}");
+    assert_eq!(server.psql(&format!("SELECT seven FROM {viewed}.hits")), "7");
+    let now = format!("SELECT count(*) FROM pg_views WHERE schemaname = '{viewed}' AND viewname = 'hits_now'");
+    assert_eq!(server.psql(&now), "0");
+    let known = format!("SELECT count(*) FROM {viewed}.pipelines WHERE name = 'hits'");
+    assert_eq!(server.psql(&known), "0", "nothing is known of the pipeline");
+    // With the view out of the way it starts.
+    server.psql(&format!("ALTER VIEW {viewed}.hits RENAME TO sevens"));
+    let daemon = mill.start();
+    daemon.send(format!("{GOOD}\n").as_bytes());
+    daemon.wait_for_commit();
+    assert_eq!(server.psql(&format!("SELECT hits FROM {viewed}.hits")), "1");
 }

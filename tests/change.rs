@@ -131,6 +131,13 @@ fn what_would_be_lost_must_be_accepted_and_closed_rows_stay() {
     let daemon = mill.start();
     send(&daemon, &[event(1, "/a", "8"), event(9, "/a", "8")]);
     assert_eq!(rows(&mill, columns), ["0 /a 1 1 10", "1 /a 1 1 10", "2 /a 1 7 11", "9 /a 2 8 01"]);
+    // A code accepts what it was made for, and nothing after that.
+    assert!(daemon.stop().success());
+    mill.write_config(&std::fs::read_to_string(mill.config()).unwrap().replace("max(", "min("));
+    let mill = mill.with(&["--accept-plan", &code]);
+    let stale = mill.refused();
+    assert!(stale.status.code() == Some(78) && said(&stale).contains("the code of another plan"), "{}", said(&stale));
+    assert_eq!(rows(&mill, columns).len(), 4, "all rows stay");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::crash::{CONFIG, VIEWS, resume};
 use crate::support::weblog::web_log;
-use crate::support::{Client, Mill, wait_until};
+use crate::support::{Client, Daemon, Mill, wait_until};
 
 const CHILD: &str = "TIDEMILL_TEST_FULL_DISK_CHILD";
 const LINES: usize = 120_000;
@@ -152,4 +152,62 @@ fn a_write_that_fails_ends_the_process_with_74_and_nothing_is_acknowledged_after
     let daemon = mill.start();
     daemon.wait_for_commit();
     assert_eq!(mill.sql("SELECT path || ' ' || hits AS r FROM tumbling"), ["/kept 1"]);
+}
+
+/// What the producer `p` has sent and is told to be durable: line `number` (from 1), and all before it.
+fn tell_by_tcp(daemon: &Daemon, number: u64) -> Option<()> {
+    let mut client = Client::try_connect(&daemon.tcp)?;
+    client.try_write(b"@producer p\n")?;
+    let durable: u64 = client.try_reply()?.strip_prefix("@ok ")?.parse().ok()?;
+    assert!((number - 1..=number).contains(&durable), "{durable} lines, when line {number} is to be sent");
+    if durable < number {
+        client.try_write(numbered(number).as_bytes())?;
+    }
+    client.try_write(b"@sync\n")?;
+    client.try_reply()?.starts_with("@synced").then_some(())
+}
+
+/// The same by a POST.
+fn tell_by_http(daemon: &Daemon, number: u64) -> Option<()> {
+    let post = ureq::post(format!("http://{}/api/v1/streams/web/events", daemon.http));
+    let post = post.header("Tidemill-Producer", "p").header("Tidemill-From", number.to_string());
+    post.send(numbered(number)).is_ok().then_some(())
+}
+
+fn numbered(number: u64) -> String {
+    format!("{{\"ts\": 1431855000000, \"path\": \"/\", \"load\": {number}}}\n")
+}
+
+/// EIO, once: whoever tried again would be told that all is well, since the kernel forgets what it could not write.
+#[test]
+fn a_disk_that_fails_once_ends_the_process_with_74_and_what_was_acknowledged_is_there_once() {
+    const LINES: u64 = 30;
+    type Tell = fn(&Daemon, u64) -> Option<()>;
+    for (operation, says) in
+        [("journal-fsync", "fsync of the journal failed"), ("journal-write", "writing to the journal failed")]
+    {
+        for tell in [tell_by_tcp as Tell, tell_by_http] {
+            let mut mill = Mill::new(CONFIG);
+            mill.under(&["env", &format!("TIDEMILL_BAD_DISK={operation}:12")]);
+            let daemon = mill.start();
+            let told = (1..=LINES).take_while(|number| tell(&daemon, *number).is_some()).count() as u64;
+            assert!((1..LINES).contains(&told), "{told} lines were acknowledged although the disk failed");
+            assert_eq!(tell(&daemon, told + 1), None, "acknowledged behind the failure");
+            assert_eq!(daemon.wait().code(), Some(74), "{}", mill.log());
+            assert!(mill.log().contains(&format!("the journal failed: {says} behind position")), "{}", mill.log());
+            let flushed = mill.sql("SELECT coalesce(sum(hits), 0) || '' AS r FROM tumbling");
+            assert!(flushed[0].parse::<u64>().unwrap() <= told, "{flushed:?} of {told}: more than what is durable");
+
+            mill.under(&[]);
+            let daemon = mill.start();
+            (told + 1..=LINES).for_each(|number| tell(&daemon, number).unwrap());
+            daemon.wait_for_commit();
+            let rows = mill.sql("SELECT json_array(hits, load) AS r FROM tumbling");
+            assert_eq!(
+                rows,
+                [format!("[{LINES},{}]", LINES * (LINES + 1) / 2)],
+                "{operation}, {told} before it failed"
+            );
+        }
+    }
 }

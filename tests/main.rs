@@ -14,6 +14,7 @@ mod doctor;
 mod embed;
 mod examples;
 mod faults;
+mod hostile;
 mod http_ingest;
 mod main_job;
 mod million;

@@ -4,7 +4,7 @@ use diesel::connection::SimpleConnection;
 use tidemill::{Outcome, Tidemill};
 
 use crate::support::weblog::web_log;
-use crate::support::{Daemon, Mill, connect, tidemill, wait_until};
+use crate::support::{Daemon, Mill, connect, sql, tidemill, wait_until};
 
 const CONFIG: &str = r#"
     [store]
@@ -447,4 +447,7 @@ async fn a_fast_pipeline_stays_within_two_flushes_of_live_beside_a_slow_one() {
     slow.wait_for(|position| *position > ROUNDS * ROUND_LINES).await.unwrap();
     assert_eq!(stats("slow")["state"], "running", "it has joined again");
     mill.shutdown().await;
+    let hits = "SELECT (SELECT hits FROM slow) || ' ' || (SELECT hits FROM fast) AS r";
+    let all = ROUNDS * ROUND_LINES + 1;
+    assert_eq!(sql(&folder.path().join("tidemill.db"), hits), [format!("{all} {all}")]);
 }

@@ -20,7 +20,7 @@ use super::tail::Tail;
 use super::{Block, JournalOptions, Progress};
 use crate::clock::Clock;
 use crate::event::{Position, PositionRange};
-use crate::moments::is_sabotaged;
+use crate::moments::{disk_does, is_sabotaged};
 
 /// A block, and what is dropped when it is written.
 pub(super) type Message = (Block, Box<dyn Send>);
@@ -217,7 +217,10 @@ impl Writer {
 
     fn write_staged(&mut self) -> Result<(), Failure> {
         fail::fail_point!("journal-before-write");
-        self.patiently("writing to the journal", |writer| writer.current.file.write())?;
+        self.patiently("writing to the journal", |writer| {
+            disk_does("journal-write")?;
+            writer.current.file.write()
+        })?;
         fail::fail_point!("journal-after-write");
         Ok(())
     }
@@ -308,7 +311,8 @@ impl Writer {
             return Ok(());
         }
         fail::fail_point!("journal-before-fsync");
-        (self.options.sync)(self.current.file.file()).map_err(|error| self.failure("fsync of the journal", &error))?;
+        let synced = disk_does("journal-fsync").and_then(|()| (self.options.sync)(self.current.file.file()));
+        synced.map_err(|error| self.failure("fsync of the journal", &error))?;
         fail::fail_point!("journal-after-fsync");
         self.unsynced_bytes = 0;
         self.progress.durable = self.progress.written;

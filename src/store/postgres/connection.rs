@@ -161,7 +161,9 @@ fn unreachable_store(shown: &str, error: &tokio_postgres::Error) -> StoreError {
         )),
         (None, Some(_)) => StoreError::Away(message),
         (None, None) if error.is_closed() || message.contains("timed out") => StoreError::Away(message),
-        (None, None) => StoreError::Refused(message),
+        (None, None) => {
+            StoreError::Refused(format!("{message}; check `sslmode`, and what the server asks for or offers"))
+        }
     }
 }
 

@@ -77,10 +77,13 @@ fn known() -> Result<HashSet<String>, StoreError> {
 
 /// What to do about it.
 pub(super) fn explained(error: StoreError, config: &PostgresConfig) -> StoreError {
+    // A schema that somebody else made counts as none (3F000) for whom may not use it.
+    let lacks_rights =
+        |message: &str| ["(SQLSTATE 42501)", "(SQLSTATE 3F000)"].iter().any(|code| message.contains(code));
     match error {
-        StoreError::Refused(message) if message.contains("SQLSTATE 42501") => StoreError::Schema(format!(
+        StoreError::Refused(message) if lacks_rights(&message) => StoreError::Schema(format!(
             "{}: {message}; this user may not make the tables: GRANT CREATE ON DATABASE to it, or let another user run \
-             `tidemill migrate CONFIG` and grant it the schema {:?}",
+             `tidemill migrate CONFIG` and grant it ALL on schema {:?} and on all of its tables",
             config.shown, config.schema
         )),
         StoreError::Refused(message) => StoreError::Refused(format!("{}: {message}", config.shown)),

@@ -79,7 +79,13 @@ pub(super) struct PostgresSession {
 
 impl Session for PostgresSession {
     fn judge(&self, error: StoreError) -> StoreError {
-        self.state.judge(error)
+        match self.state.judge(error) {
+            StoreError::Refused(message) if message.ends_with("(SQLSTATE 42501)") => StoreError::Refused(format!(
+                "{message}; this user needs ALL on schema {:?} and on all of its tables: GRANT both",
+                self.schema
+            )),
+            error => error,
+        }
     }
 
     fn standing(&mut self) -> Result<Standing, StoreError> {
