@@ -51,7 +51,7 @@ pub fn parse(text: &str, name: &str, base: &Path, env: &dyn Fn(&str) -> Option<S
     if syntax.is_empty() && meaning.is_empty() {
         return Ok(config);
     }
-    Err(Report::new(name, mask(text), syntax, meaning))
+    Err(Report::new(name, mask(text, table.get_ref()), syntax, meaning))
 }
 
 /// Mistakes of TOML itself.

@@ -31,6 +31,11 @@ pub(super) fn read_store_url(setting: &Setting<'_>, url: &str, schema: String) -
 }
 
 fn postgres(url: &str, schema: String, base: &std::path::Path) -> Result<PostgresConfig, (String, &'static str)> {
+    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+    // The driver takes all before the first `@` for user and password, wherever that stands.
+    if rest.rfind('@') != rest.split(['/', '?']).next().and_then(|place| place.find('@')) {
+        return Err(("in a name or a password `@` is written %40, `/` %2F and `?` %3F".to_owned(), STORE_URL));
+    }
     let (place, query) = url.split_once('?').unwrap_or((url, ""));
     let (mut mode, mut root_cert, mut rest) = (None, None, Vec::new());
     for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
@@ -123,6 +128,10 @@ mod tests {
             ("postgres:///db", "names no host"),
             ("postgres://host/db?colour=red", "unknown option `colour`"),
             ("postgres://host:port/db", "port"),
+            ("postgres://me:pa/ss@host/db", "%2F"),
+            ("postgres://me:pa?ss@host/db", "%3F"),
+            ("postgres://me:pa@ss@host/db", "%40"),
+            ("postgres://host/db?application_name=a@b", "%40"),
         ] {
             let message = read(url).unwrap_err();
             assert!(message.contains(says), "{message}");

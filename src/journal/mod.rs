@@ -3,6 +3,9 @@
 mod block;
 mod extents;
 mod file;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod inspect;
 mod lock;
 mod look;

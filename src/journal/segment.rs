@@ -181,7 +181,10 @@ impl Head {
             previous: number(3),
             last_ingest_time: Some(number(4) as i64).filter(|time| *time != NO_TIME),
             events: number(5),
-            table_len: number(6) as usize,
+            table_len: usize::try_from(number(6))
+                .ok()
+                .filter(|len| *len <= isize::MAX as usize / 2)
+                .ok_or_else(damaged)?,
             table_crc: number(7) as u32,
         };
         if head.first == first { Ok(head) } else { Err(damaged()) }
@@ -202,9 +205,11 @@ impl Head {
     /// # Errors
     /// Where the table cannot be read or is damaged.
     pub(super) fn tail(&self, file: &File, path: &Path) -> Result<Tail, JournalError> {
-        let mut table = vec![0; self.table_len];
+        // A table that the file has no room for is not there, however long it says it is.
+        let there = file.metadata().is_ok_and(|file| file.len() >= (FIXED_BYTES + self.table_len) as u64);
+        let mut table = vec![0; if there { self.table_len } else { 0 }];
         let read = file.read_exact_at(&mut table, FIXED_BYTES as u64);
-        let intact = read.is_ok() && crc_of(&table, &[]) == self.table_crc;
+        let intact = there && read.is_ok() && crc_of(&table, &[]) == self.table_crc;
         let producers = intact.then(|| Tail::decode_producers(&table)).flatten();
         let Some(producers) = producers else {
             return Err(JournalError::Damaged { path: path.to_owned(), from: self.first });
@@ -261,6 +266,13 @@ mod tests {
             assert!(matches!(read(&bytes), Err(JournalError::Damaged { from: 7, .. })), "byte {at}");
         }
         assert!(matches!(read(&good[..100]), Err(JournalError::Damaged { .. })));
+        for len in [1 << 40, u64::MAX] {
+            let mut long = good.clone();
+            long[64..72].copy_from_slice(&u64::to_le_bytes(len));
+            let crc = crc_of(&long[8..FIXED_BYTES], &[]);
+            long[4..8].copy_from_slice(&crc.to_le_bytes());
+            assert!(matches!(read(&long), Err(JournalError::Damaged { .. })), "a table of {len} bytes");
+        }
         let mut newer = good;
         newer[8] = 2;
         let crc = crc_of(&newer[8..FIXED_BYTES], &[]);
