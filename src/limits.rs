@@ -48,6 +48,8 @@ pub const HTTP_BODIES_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const HTTP_BODY_TIMEOUT_MS: u64 = 120_000;
 /// Outputs of one event over all its stages.
 pub const OUTPUTS_PER_EVENT_MAX: usize = 10_000;
+/// Bytes of a table of an `enrich` stage.
+pub const ENRICH_TABLE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Bytes of a dead letter's line that a list of letters shows; one letter alone is shown whole.
 pub const LETTER_LINE_SHOWN_BYTES: i32 = 1_024;
 /// Dead letters that one answer holds.

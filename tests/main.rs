@@ -25,6 +25,7 @@ mod protocol;
 mod raw_events;
 mod reload;
 mod replay;
+mod stages;
 mod tidy;
 mod torture;
 mod windows;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 
-use super::pipeline::{late_name, unit_name};
+use super::pipeline::{late_name, missing_time, unit_name};
 use super::windows::window_definition;
 use super::{AtLimit, Config, Durability, PipelineConfig, Start, StoreUrl, StreamConfig, Tokens};
 use crate::event::{Field, TimeUnit};
@@ -117,7 +117,10 @@ fn describe_pipeline(out: &mut Writer, pipeline: &PipelineConfig) {
     out.line("stream", quoted(&pipeline.stream));
     match &pipeline.time {
         None => out.0.push_str("# no time: event time is the ingest time\n"),
-        Some(config) => out.line("time", time(&config.field, config.unit)),
+        Some(config) => {
+            out.line("time", time(&config.field, config.unit));
+            out.line("missing_time", quoted(missing_time(config)));
+        }
     }
     let groups: Vec<_> = pipeline.group_by.iter().map(|group| quoted(&group.name)).collect();
     out.line("group_by", format!("[{}]", groups.join(", ")));
@@ -179,7 +182,7 @@ fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// A value of a definition as TOML: a string, or a table of strings.
+/// A value of a definition as TOML: a string, or a list or table of such.
 fn inline(value: &Value) -> String {
     match value {
         Value::Object(entries) => {
@@ -187,6 +190,7 @@ fn inline(value: &Value) -> String {
                 entries.iter().map(|(key, value)| format!("{} = {}", bare(key), inline(value))).collect();
             format!("{{ {} }}", entries.join(", "))
         }
+        Value::Array(elements) => format!("[{}]", elements.iter().map(inline).collect::<Vec<_>>().join(", ")),
         other => quoted(other.as_str().unwrap_or_default()),
     }
 }

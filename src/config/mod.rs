@@ -4,6 +4,7 @@ mod address;
 mod aggregates;
 mod calls;
 mod describe;
+mod enrich;
 mod expressions;
 mod interpolate;
 mod load;
@@ -23,12 +24,14 @@ mod windows;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::event::{Field, TimeUnit};
 use crate::expr::{Expr, SqlType};
 use crate::window::{AggregateKind, LatePolicy, WatermarkSpec, WindowSpec};
 
 pub use describe::describe;
+pub use enrich::EnrichTable;
 pub use load::{load, parse};
 pub use report::{Diagnostic, Report};
 pub use tokens::Tokens;
@@ -205,6 +208,8 @@ pub struct TimeConfig {
     pub field: Field,
     /// Its unit; else magnitude decides.
     pub unit: Option<TimeUnit>,
+    /// Whether an event without it takes its ingest time; else it is a letter.
+    pub missing_is_ingest: bool,
 }
 
 /// What fills a slot of a pipeline's expressions.
@@ -234,6 +239,41 @@ pub enum StageConfig {
     Set(Vec<(usize, Expr)>),
     /// A Rust stage that the embedding program registered under this name.
     Custom(String),
+    /// One event for each element of a list.
+    Explode {
+        /// The list.
+        field: Expr,
+        /// Where each element goes.
+        slot: usize,
+    },
+    /// What a table has for the event's key.
+    Enrich(EnrichConfig),
+}
+
+/// An `enrich` stage.
+#[derive(Clone, Debug)]
+pub struct EnrichConfig {
+    /// The table.
+    pub table: Arc<EnrichTable>,
+    /// What its key is called.
+    pub key: String,
+    /// The event's key.
+    pub on: Expr,
+    /// Slots, and which of the taken columns they become.
+    pub take: Vec<(usize, usize)>,
+    /// What becomes of an event that the table has no row for.
+    pub missing: MissingKey,
+}
+
+/// What becomes of an event that a table has no row for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MissingKey {
+    /// A letter.
+    DeadLetter,
+    /// What is taken is NULL.
+    Null,
+    /// It is filtered.
+    Drop,
 }
 
 /// One aggregate that window actors keep.

@@ -14,7 +14,7 @@ use super::report::Mistake;
 use super::stages::{read_groups, read_stages};
 use super::streams::{Stream, StreamDefaults};
 use super::windows::{read_window, window_definition};
-use super::{PipelineConfig, Start, TimeConfig};
+use super::{PipelineConfig, StageConfig, Start, TimeConfig};
 
 const DELAY_MS: i64 = 5_000;
 const IDLE_MS: i64 = 30_000;
@@ -22,7 +22,7 @@ const CORRECT_FOR_MS: i64 = 86_400_000;
 const MAX_AHEAD_MS: i64 = 3_600_000;
 
 /// Keys of the contract whose feature comes later.
-const LATER: [&str; 7] = ["missing_time", "retain", "max_groups", "state_limit", "redis", "metrics", "alerts"];
+const LATER: [&str; 6] = ["retain", "max_groups", "state_limit", "redis", "metrics", "alerts"];
 /// Less than a segment of a journal is not worth to be behind by.
 const MAX_BEHIND_MIN_BYTES: u64 = 1 << 20;
 
@@ -67,7 +67,7 @@ fn read_pipeline(name: &str, mut section: Section<'_>, streams: &[Stream]) -> Op
     let (stream, window) = (stream?.config.name.clone(), window?);
     let groups: Vec<&str> = group_by.iter().map(|group| group.name.as_str()).collect();
     // Keys in alphabetical order, so that the text does not depend on how the JSON library orders them.
-    let definition = json!({
+    let mut definition = json!({
         "aggregates": results.texts,
         "correct_for": format_duration(correct_for_ms),
         "delay": format_duration(watermark.delay_ms),
@@ -76,12 +76,21 @@ fn read_pipeline(name: &str, mut section: Section<'_>, streams: &[Stream]) -> Op
         "late": late_name(late),
         "max_ahead": format_duration(watermark.max_ahead_ms),
         "max_behind": max_behind.map(format_size),
+        "missing_time": time.as_ref().map(|time| missing_time(time)),
         "stages": stage_texts,
         "start": if start == Start::Now { "now" } else { "earliest" },
         "stream": stream,
         "time": time.as_ref().map(time_definition),
         "window": window_definition(window),
     });
+    let tables = stages.iter().filter_map(|stage| match stage {
+        StageConfig::Enrich(enrich) => Some((enrich.table.name.clone(), enrich.table.hash.clone().into())),
+        _ => None,
+    });
+    let tables: serde_json::Map<String, serde_json::Value> = tables.collect();
+    if !tables.is_empty() {
+        definition["tables"] = tables.into();
+    }
     Some(PipelineConfig {
         name: name.to_owned(),
         stream,
@@ -125,11 +134,14 @@ fn read_pipeline_time(
     defaults: &StreamDefaults,
     scope: &mut StageScope,
 ) -> Option<TimeConfig> {
+    let words = [("dead_letter", false), ("ingest", true)];
+    let missing = section.take("missing_time").and_then(|setting| setting.choice(&words, &[]));
+    let missing_is_ingest = missing.unwrap_or(false);
     let (field, unit) = match section.take("time") {
         Some(setting) => read_time(&setting)?,
         None => defaults.time.clone()?,
     };
-    Some(TimeConfig { slot: scope.field_slot(&field), field, unit })
+    Some(TimeConfig { slot: scope.field_slot(&field), field, unit, missing_is_ingest })
 }
 
 fn read_watermark(section: &mut Section<'_>, defaults: &StreamDefaults) -> WatermarkSpec {
@@ -170,6 +182,11 @@ fn read_max_behind(section: &mut Section<'_>, stream: Option<&Stream>) -> Option
         return None;
     }
     Some(bytes)
+}
+
+/// As a config writes it.
+pub(super) fn missing_time(time: &TimeConfig) -> &'static str {
+    if time.missing_is_ingest { "ingest" } else { "dead_letter" }
 }
 
 fn time_definition(time: &TimeConfig) -> serde_json::Value {

@@ -5,13 +5,14 @@ use serde_json::json;
 use crate::event::Field;
 use crate::expr::SqlType;
 
+use super::enrich::read_enrich;
 use super::expressions::{StageScope, check_filter, read_expression};
 use super::names;
 use super::reader::{Section, Setting};
 use super::report::Mistake;
 use super::{GroupConfig, StageConfig};
 
-const STAGE: &str = "a table with one key: filter, set or custom";
+const STAGE: &str = "a table with one key: filter, set, enrich, explode or custom";
 
 /// The stages in their order, and their texts for the definition.
 pub(super) fn read_stages(section: &mut Section<'_>, scope: &mut StageScope) -> (Vec<StageConfig>, serde_json::Value) {
@@ -34,9 +35,10 @@ fn read_stage(element: &Setting<'_>, scope: &mut StageScope) -> Option<(StageCon
     let filter = section.take("filter").and_then(|setting| read_filter(&setting, scope));
     let set = section.take("set").and_then(|setting| read_set(&setting, scope));
     let custom = section.take("custom").and_then(|setting| read_custom(&setting));
-    section.later(&["enrich", "explode"]);
+    let explode = section.take("explode").and_then(|setting| read_explode(&setting, scope));
+    let enrich = section.take("enrich").and_then(|setting| read_enrich(&setting, scope));
     section.finish();
-    filter.or(set).or(custom)
+    filter.or(set).or(custom).or(explode).or(enrich)
 }
 
 fn read_filter(setting: &Setting<'_>, scope: &mut StageScope) -> Option<(StageConfig, serde_json::Value)> {
@@ -70,6 +72,22 @@ fn read_set(setting: &Setting<'_>, scope: &mut StageScope) -> Option<(StageConfi
     };
     let slots = bound.into_iter().filter_map(set).collect();
     Some((StageConfig::Set(slots), json!({ "set": texts })))
+}
+
+/// Each element takes the place of the list.
+fn read_explode(setting: &Setting<'_>, scope: &mut StageScope) -> Option<(StageConfig, serde_json::Value)> {
+    let text = setting.text("the name of a field that holds a list")?;
+    let field = read_expression(setting, scope)?;
+    // Elements stand under a name of their own, which a path is not.
+    if field.slot().is_none() {
+        let message = format!("`{}` is no field: `{}`", setting.path, text.value);
+        let help = "bring it to a name with a stage before: set = { items = 'order.items' }";
+        setting.context.note(Mistake::at(text.span, message).expected("the name of a field").help(help));
+        return None;
+    }
+    let name = text.value.trim().trim_matches('"');
+    let slot = scope.set(name, SqlType::Any);
+    Some((StageConfig::Explode { field, slot }, json!({ "explode": text.value })))
 }
 
 fn read_custom(setting: &Setting<'_>) -> Option<(StageConfig, serde_json::Value)> {

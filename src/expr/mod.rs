@@ -29,6 +29,7 @@ mod types;
 
 pub use error::{ExprError, SyntaxError};
 pub use parse::{parse, parse_aggregate};
+pub use path::elements;
 
 /// The static type of an expression.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

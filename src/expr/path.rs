@@ -20,6 +20,20 @@ pub(super) fn step_into<'a>(node: &Node, whole: &Value<'_>, steps: &[Step]) -> R
     end.map_or(Ok(Value::Null), value).map_err(|fault| node.error(fault.to_string()))
 }
 
+/// The elements of a list, as values.
+///
+/// # Errors
+/// Where the JSON is no list, or holds what is no value.
+pub fn elements(text: &str) -> Result<Vec<Value<'static>>, String> {
+    match serde_json::from_str(text) {
+        Ok(Json::Array(elements)) => {
+            elements.into_iter().map(|element| value(element).map_err(|fault| fault.to_string())).collect()
+        }
+        Ok(_) => Err("takes a list, not an object".to_owned()),
+        Err(error) => Err(format!("cannot be read: {error}")),
+    }
+}
+
 fn value<'a>(json: Json) -> Result<Value<'a>, Fault> {
     Ok(match json {
         Json::Null => Value::Null,

@@ -3,6 +3,7 @@
 mod custom;
 mod input;
 mod intake;
+mod parts;
 mod plan;
 mod results;
 mod stage;

@@ -1,27 +1,21 @@
 //! The stage operator: from a batch of events to the rows of each window actor, and letters.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::custom::{CustomStage, Event, Outcome, StageError, StageRegistry};
+use super::custom::{CustomStage, Outcome, StageRegistry};
 use super::input::{excerpt, input};
 use crate::clock::Clock;
 use crate::config::{PipelineConfig, SlotSource, StageConfig};
 use crate::event::{
-    Account, Batch, Counted, Fault, Field, Fields, Letter, LetterKind, Position, PositionError, PositionRange,
-    RawEvents, Replay, Row, Span, Value, format_utc, time_from_value,
+    Account, Batch, Counted, Fault, Fields, Letter, LetterKind, Position, PositionError, PositionRange, RawEvents,
+    Replay, Row, Span, Value, format_utc, time_from_value,
 };
 use crate::expr::ExprError;
-use crate::limits::{GROUP_KEY_BYTES_MAX, OUTPUTS_PER_EVENT_MAX};
+use crate::limits::GROUP_KEY_BYTES_MAX;
 use crate::window::{Rows, Watermark, WindowRow, encode_value, hash_key};
 
 /// Groups fall into so many slots, which the window actors share.
 const SLOTS: u64 = 64;
-/// After these pauses a transient error of a custom stage is tried again.
-const TRANSIENT_PAUSES: [Duration; 3] =
-    [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(300)];
-
 /// What a stage makes of a batch.
 #[derive(Debug, Default)]
 pub struct Staged {
@@ -37,30 +31,32 @@ pub struct Staged {
 
 /// The stages, the watermark and the fan-out of one pipeline.
 pub struct StageOperator {
-    config: Arc<PipelineConfig>,
+    pub(super) config: Arc<PipelineConfig>,
     /// Of the definition: a replay counts only in that which it was made under.
     revision: u64,
     /// Column of the stream's batches for each slot; `None` for a computed one.
     columns: Vec<Option<usize>>,
-    custom: Vec<Option<CustomStage>>,
+    pub(super) custom: Vec<Option<CustomStage>>,
+    /// Whether a stage can make several events of one.
+    makes_many: bool,
     windows: usize,
     watermark: Watermark,
     range: PositionRange,
-    account: Account,
-    clock: Clock,
+    pub(super) account: Account,
+    pub(super) clock: Clock,
     /// What stages have put into slots, for the event at hand; `None`: as in the line.
-    computed: Vec<Option<Value<'static>>>,
+    pub(super) computed: Vec<Option<Value<'static>>>,
 }
 
 /// Why an event ends as a letter.
-struct Refusal {
-    kind: LetterKind,
-    stage: String,
-    reason: String,
+pub(super) struct Refusal {
+    pub(super) kind: LetterKind,
+    pub(super) stage: String,
+    pub(super) reason: String,
 }
 
 /// How an event left the stages.
-enum Passed {
+pub(super) enum Passed {
     Yes,
     Filtered,
 }
@@ -97,7 +93,9 @@ impl StageOperator {
             })
             .collect::<Result<_, _>>()?;
         let computed = vec![None; config.slots.len()];
+        let makes_many = |stage: &StageConfig| matches!(stage, StageConfig::Custom(_) | StageConfig::Explode { .. });
         Ok(Self {
+            makes_many: config.stages.iter().any(makes_many),
             config,
             revision,
             columns,
@@ -216,9 +214,9 @@ impl StageOperator {
 
         // An event fails whole: what its parts have left behind is taken back.
         let account = self.account;
-        let many = self.custom.iter().any(Option::is_some);
+        let many = self.makes_many;
         let marks: Vec<_> = if many { staged.rows.iter().map(mark).collect() } else { Vec::new() };
-        let mut part = Part { batch, row, time, watermark: before, ordinal: 0 };
+        let mut part = Part { batch, row, time, watermark: before, ordinal: 0, made: 0 };
         let passed = self.stages(&mut part, 0, staged);
         for slot in &mut self.computed {
             *slot = None;
@@ -249,6 +247,7 @@ impl StageOperator {
         let refusal = |reason| Refusal { kind: LetterKind::Time, stage: "time".into(), reason };
         let Some(column) = self.columns[time.slot] else { return Err(refusal(format!("{} is missing", time.field))) };
         match batch.decoded.value(column, row) {
+            Ok(Value::Null) if time.missing_is_ingest => Ok(batch.line_ingest_time(row)),
             Ok(Value::Null) => Err(refusal(format!("{} is missing", time.field))),
             Ok(value) => time_from_value(&value, time.unit).ok_or_else(|| {
                 refusal(format!("{} is no time in the years 1 to 9999: {}", time.field, excerpt(&value)))
@@ -258,7 +257,7 @@ impl StageOperator {
     }
 
     /// Takes the event at hand through the stages from `first` on, then into its window's rows.
-    fn stages(&mut self, part: &mut Part<'_>, first: usize, staged: &mut Staged) -> Result<Passed, Refusal> {
+    pub(super) fn stages(&mut self, part: &mut Part<'_>, first: usize, staged: &mut Staged) -> Result<Passed, Refusal> {
         let config = self.config.clone();
         for (index, stage) in config.stages.iter().enumerate().skip(first) {
             match stage {
@@ -288,77 +287,19 @@ impl StageOperator {
                         Outcome::Many(events) => return self.many(part, index, events, staged),
                     }
                 }
+                StageConfig::Explode { field, slot } => return self.explode(part, index, (field, *slot), staged),
+                StageConfig::Enrich(enrich) => {
+                    if !self.enrich(part, enrich)? {
+                        return Ok(Passed::Filtered);
+                    }
+                }
             }
         }
         self.hand_over(part, staged)?;
         Ok(Passed::Yes)
     }
 
-    fn many(
-        &mut self,
-        part: &mut Part<'_>,
-        stage: usize,
-        events: Vec<Event>,
-        staged: &mut Staged,
-    ) -> Result<Passed, Refusal> {
-        if events.len() + part.ordinal as usize > OUTPUTS_PER_EVENT_MAX {
-            let reason = format!("more than {OUTPUTS_PER_EVENT_MAX} outputs of one event");
-            return Err(Refusal { kind: LetterKind::Custom, stage: "custom".into(), reason });
-        }
-        self.account.exploded += 1;
-        for event in events {
-            self.account.made += 1;
-            self.take_event(&event);
-            if let Passed::Filtered = self.stages(part, stage + 1, staged)? {
-                self.account.filtered += 1;
-            }
-        }
-        Ok(Passed::Yes)
-    }
-
-    fn call(&self, custom: &CustomStage, name: &str, event: &mut Event) -> Result<Outcome, Refusal> {
-        let refusal = |kind, reason| Refusal { kind, stage: format!("custom {name}"), reason };
-        let mut pauses = TRANSIENT_PAUSES.iter();
-        loop {
-            let mut attempt = event.clone();
-            match catch_unwind(AssertUnwindSafe(|| custom(&mut attempt))) {
-                Ok(Ok(outcome)) => {
-                    *event = attempt;
-                    return Ok(outcome);
-                }
-                Ok(Err(StageError::Bad(reason))) => return Err(refusal(LetterKind::Custom, reason)),
-                Ok(Err(StageError::Transient(reason))) => match pauses.next() {
-                    Some(pause) => self.clock.block(*pause),
-                    None => return Err(refusal(LetterKind::Custom, format!("still failing after 4 tries: {reason}"))),
-                },
-                Err(panic) => return Err(refusal(LetterKind::Panic, panic_text(&*panic))),
-            }
-        }
-    }
-
-    /// The event at hand with all fields of its line, for a custom stage.
-    fn event_of(&self, part: &Part<'_>) -> Event {
-        // The line was found to be a JSON object; a number that serde_json does not take leaves it without fields.
-        let mut event = Event::new(serde_json::from_slice(part.batch.decoded.line(part.row)).unwrap_or_default());
-        for (source, value) in self.config.slots.iter().zip(&self.computed) {
-            if let (SlotSource::Computed(name), Some(value)) = (source, value) {
-                event.set(name.clone(), value.to_json());
-            }
-        }
-        event
-    }
-
-    /// What a custom stage left becomes what all later expressions see.
-    fn take_event(&mut self, event: &Event) {
-        for (source, slot) in self.config.slots.iter().zip(&mut self.computed) {
-            *slot = Some(match source {
-                SlotSource::Field(field) => event.value(field),
-                SlotSource::Computed(name) => event.value(&Field::top(name.as_str())),
-            });
-        }
-    }
-
-    fn view<'a>(&'a self, part: &'a Part<'_>) -> View<'a> {
+    pub(super) fn view<'a>(&'a self, part: &'a Part<'_>) -> View<'a> {
         View { operator: self, batch: part.batch, row: part.row, time: part.time }
     }
 
@@ -435,18 +376,20 @@ fn window_of_hash(hash: u64, windows: usize) -> usize {
 }
 
 /// One event on its way, or one of those that a stage made of it.
-struct Part<'a> {
-    batch: &'a Arc<Batch>,
-    row: usize,
+pub(super) struct Part<'a> {
+    pub(super) batch: &'a Arc<Batch>,
+    pub(super) row: usize,
     time: i64,
     /// The watermark that was true before its record.
     watermark: i64,
     /// How many parts went into windows before it.
     ordinal: u32,
+    /// How many events stages have made of the record.
+    pub(super) made: usize,
 }
 
 /// The event at hand, as expressions see it.
-struct View<'a> {
+pub(super) struct View<'a> {
     operator: &'a StageOperator,
     batch: &'a Batch,
     row: usize,
@@ -483,11 +426,6 @@ fn mark(rows: &Rows) -> (usize, usize, usize, usize) {
     (rows.rows.len(), rows.inputs.len(), rows.keys.len(), rows.arena.len())
 }
 
-fn refusal(stage: &str, error: &ExprError) -> Refusal {
+pub(super) fn refusal(stage: &str, error: &ExprError) -> Refusal {
     Refusal { kind: LetterKind::Expression, stage: stage.to_owned(), reason: error.to_string() }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panicked".to_owned())
 }
