@@ -7,6 +7,7 @@ mod aggregate;
 mod change;
 mod codec;
 mod corrections;
+mod distinct;
 mod event;
 mod exact;
 mod group;
@@ -15,6 +16,7 @@ mod operator;
 #[cfg(test)]
 mod oracle;
 mod panes;
+mod quantile;
 mod rows;
 mod sliding;
 mod spec;
@@ -22,15 +24,17 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod tumbling;
+mod variance;
 mod watermark;
 
 pub use aggregate::{AggregateValue, EventOrder};
 pub use change::{FirstRecord, Gauges, LateReason, LateRow, Open, OperatorConfig, WindowChange};
 pub use codec::StateError;
+pub use distinct::hash_value;
 pub use exact::{ExactSum, Sum};
 pub use group::{decode_key, encode_value, hash_key};
 pub use operator::Operator;
 pub use rows::{Input, Rows, WindowRow};
-pub use spec::{AggregateKind, LatePolicy, WatermarkSpec, WindowSpec};
+pub use spec::{AggregateKind, Fraction, LatePolicy, WatermarkSpec, WindowSpec};
 pub use state::State;
 pub use watermark::Watermark;
