@@ -256,10 +256,22 @@ mod tests {
         assert_eq!(of_floats(&[1e9 + 4.0, 1e9 + 7.0, 1e9 + 13.0, 1e9 + 16.0]).variance(), Some(30.0));
         assert_eq!(of_floats(&[1e16, 1e16 + 2.0, 1e16 + 4.0]).variance(), Some(4.0));
         assert_eq!(of_floats(&[0.1, 0.1, 0.1]).variance(), Some(0.0));
+        assert_eq!(moments(&[Number::Int(16_000); 3]).variance(), Some(0.0), "their squares outgrow a word");
         let far = [i64::MAX, i64::MAX - 1, i64::MAX - 2].map(Number::Int);
         assert_eq!(moments(&far).variance(), Some(1.0));
         let ends = [Number::Int(i64::MIN), Number::Int(i64::MAX), Number::Float(-0.5)];
         assert_eq!(moments(&ends).variance(), Some(2_f64.powi(126)));
+    }
+
+    #[test]
+    fn what_lies_far_below_a_half_decides_it() {
+        // Its square is odd and has 54 bits: half of it lies between two floats.
+        let (odd, tiny) = (94_906_267_i64, 2_f64.powi(-60));
+        let around = [odd * odd - 1, odd * odd + 1].map(|square| square as f64 / 2.0);
+        assert!(around[0] < around[1]);
+        for (other, expected) in [(tiny, around[0]), (-tiny, around[1])] {
+            assert_eq!(of_floats(&[odd as f64, other]).variance(), Some(expected));
+        }
     }
 
     #[test]
@@ -316,6 +328,10 @@ mod tests {
             numbers in prop_oneof![
                 prop::collection::vec(number(), 0..30),
                 prop::collection::vec((-1e3..1e3_f64).prop_map(Number::Float), 0..30),
+                // So that sums outgrow their words.
+                (-40..40_i32, prop::collection::vec(1.0..2.0_f64, 0..30)).prop_map(|(exponent, mantissas)| {
+                    mantissas.into_iter().map(|mantissa| Number::Float(mantissa * 2_f64.powi(exponent))).collect()
+                }),
                 prop::collection::vec((0..1000_i64).prop_map(|n| Number::Float(1e12 + n as f64 / 7.0)), 0..30),
             ],
             cut in any::<prop::sample::Index>(),
