@@ -154,7 +154,7 @@ fn an_added_aggregate_begins_with_the_windows_that_begin_after_it() {
         &daemon,
         &[event(2, "/a", "5"), event(2, "/b", "5"), event(0, "/a", "5"), event(3, "/a", "5"), event(3, "/a", "6")],
     );
-    let expected = ["0 /a 2 6 - - -", "2 /a 2 6 - - -", "2 /b 1 5 - - -", "3 /a 2 11 6 2 5.0"];
+    let expected = ["0 /a 2 6 - - -", "2 /a 2 6 - - -", "2 /b 1 5 - - -", "3 /a 2 11 6 2 5.03125"];
     let columns = "hits || ' ' || sum || ' ' || coalesce(most, '-') || ' ' || coalesce(kinds, '-') \
                    || ' ' || coalesce(middle, '-')";
     assert_eq!(rows(&mill, columns), expected);
@@ -163,7 +163,7 @@ fn an_added_aggregate_begins_with_the_windows_that_begin_after_it() {
     send(&daemon, &[event(2, "/b", "1"), event(3, "/b", "1")]);
     assert_eq!(
         rows(&mill, columns),
-        ["0 /a 2 6 - - -", "2 /a 2 6 - - -", "2 /b 2 6 - - -", "3 /a 2 11 6 2 5.0", "3 /b 1 1 1 1 1.0"]
+        ["0 /a 2 6 - - -", "2 /a 2 6 - - -", "2 /b 2 6 - - -", "3 /a 2 11 6 2 5.03125", "3 /b 1 1 1 1 1.0"]
     );
 }
 
