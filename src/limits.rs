@@ -16,6 +16,8 @@ pub const REGEX_BYTES_MAX: usize = 1024 * 1024;
 pub const GROUP_KEY_BYTES_MAX: usize = 1024;
 /// Bytes that are kept of a text that is an aggregate's value.
 pub const VALUE_TEXT_BYTES_MAX: usize = 1024;
+/// Distinct values of a group that are counted exactly; beyond them, a sketch takes less room than their hashes.
+pub const DISTINCT_EXACT_MAX: usize = 4_096;
 /// Panes in a sliding window at most.
 pub const PANES_PER_WINDOW_MAX: i64 = 4_000;
 /// Bytes that are kept of a line over `max_line`.

@@ -146,24 +146,32 @@ fn an_added_aggregate_begins_with_the_windows_that_begin_after_it() {
     let daemon = mill.start();
     send(&daemon, &[event(0, "/a", "1"), event(2, "/a", "1")]);
     assert!(daemon.stop().success());
-    let aggregates = "{ most = \"max(CAST(n AS bigint))\", sum = \"sum(CAST(n AS bigint))\", hits = \"count(*)\" }";
+    let aggregates = "{ most = \"max(CAST(n AS bigint))\", sum = \"sum(CAST(n AS bigint))\", hits = \"count(*)\", \
+                      kinds = \"count(distinct n)\", middle = \"median(CAST(n AS bigint))\" }";
     let old = "{ hits = \"count(*)\", sum = \"sum(CAST(n AS bigint))\" }";
     assert!(CONFIG.contains(old));
     mill.write_config(&CONFIG.replace(old, aggregates).replacen("delay = \"0s\"", "delay = \"1s\"", 1));
     let shown = plan(&mill);
-    assert!(shown.contains("hits: kept: delay changes, aggregate most is added; from the next commit on\n"), "{shown}");
+    assert!(shown.contains("hits: kept: delay changes, aggregate "), "{shown}");
+    for added in ["most", "kinds", "middle"] {
+        assert!(shown.contains(&format!("aggregate {added} is added")), "{shown}");
+    }
     let daemon = mill.start();
     send(
         &daemon,
         &[event(2, "/a", "5"), event(2, "/b", "5"), event(0, "/a", "5"), event(3, "/a", "5"), event(3, "/a", "6")],
     );
-    let expected = ["0 /a 2 6 -", "2 /a 2 6 -", "2 /b 1 5 -", "3 /a 2 11 6"];
-    let columns = "hits || ' ' || sum || ' ' || coalesce(most, '-')";
+    let expected = ["0 /a 2 6 - - -", "2 /a 2 6 - - -", "2 /b 1 5 - - -", "3 /a 2 11 6 2 5.03125"];
+    let columns = "hits || ' ' || sum || ' ' || coalesce(most, '-') || ' ' || coalesce(kinds, '-') \
+                   || ' ' || coalesce(middle, '-')";
     assert_eq!(rows(&mill, columns), expected);
     daemon.kill();
     let daemon = mill.start();
     send(&daemon, &[event(2, "/b", "1"), event(3, "/b", "1")]);
-    assert_eq!(rows(&mill, columns), ["0 /a 2 6 -", "2 /a 2 6 -", "2 /b 2 6 -", "3 /a 2 11 6", "3 /b 1 1 1"]);
+    assert_eq!(
+        rows(&mill, columns),
+        ["0 /a 2 6 - - -", "2 /a 2 6 - - -", "2 /b 2 6 - - -", "3 /a 2 11 6 2 5.03125", "3 /b 1 1 1 1 1.0"]
+    );
 }
 
 #[test]

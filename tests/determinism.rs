@@ -27,11 +27,14 @@ fn config(flush_every: &str, delay: &str, window: &str) -> String {
         first = "first(method)"
         last = "last(method)"
         slow = "sum(load) FILTER (WHERE load > 1)"
+        sizes = "count(distinct bytes)"
+        spread = "stddev(load)"
+        p90 = "quantile(load, 0.9)"
         "#
     )
 }
 
-const COLUMNS: &str = "path, hits, load, mean, \"first\", \"last\", slow, closed, partial";
+const VALUES: &str = "path, hits, load, mean, \"first\", \"last\", slow, sizes, spread, p90";
 
 /// Rows of a run in which the log was cut into packets of `packet` bytes.
 fn run(config: &str, actors: usize, log: &[u8], packet: usize) -> Vec<String> {
@@ -44,7 +47,7 @@ fn run(config: &str, actors: usize, log: &[u8], packet: usize) -> Vec<String> {
     client.sync();
     // At the stop all is flushed, whatever the timer says.
     assert!(daemon.stop().success(), "{}", mill.log());
-    mill.rows("p", COLUMNS)
+    mill.rows("p", &format!("{VALUES}, closed, partial"))
 }
 
 #[test]
@@ -70,7 +73,7 @@ fn with_corrections_values_do_not_depend_on_delay() {
         client.write(&log);
         client.sync();
         assert!(daemon.stop().success());
-        let rows = mill.rows("p", "path, hits, load, mean, \"first\", \"last\", slow");
+        let rows = mill.rows("p", VALUES);
         (rows, mill.sql("SELECT count(*) || '' AS r FROM p WHERE revised_at IS NOT NULL")[0].parse::<u64>().unwrap())
     };
     let (patient, few) = values("10m");

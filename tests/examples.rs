@@ -104,12 +104,12 @@ fn the_web_log_s_numbers_are_those_of_sql() {
     let rows = run(
         "weblog.toml",
         "weblog.ndjson",
-        "SELECT json_array(window_start_ms, path, views, bytes) AS r FROM page_views ORDER BY 1",
+        "SELECT json_array(window_start_ms, path, views, bytes, visitors) AS r FROM page_views ORDER BY 1",
     );
     let expected = oracle(
         "weblog.ndjson",
-        "SELECT json_array(start, path, count(*), sum(bytes)) AS r
-         FROM (SELECT (line ->> 'ts') / 300000 * 300000 AS start, line ->> 'bytes' AS bytes,
+        "SELECT json_array(start, path, count(*), sum(bytes), count(DISTINCT ip)) AS r
+         FROM (SELECT (line ->> 'ts') / 300000 * 300000 AS start, line ->> 'bytes' AS bytes, line ->> 'ip' AS ip,
                       lower(substr(line ->> 'path', 1, instr((line ->> 'path') || '?', '?') - 1)) AS path
                FROM log WHERE line ->> 'method' = 'GET' AND line ->> 'status' < 400)
          GROUP BY start, path ORDER BY 1",

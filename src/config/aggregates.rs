@@ -242,8 +242,10 @@ fn expression_column(sql_type: SqlType) -> ColumnType {
 /// The column of an aggregate of values of this type.
 pub(super) fn call_column(kind: AggregateKind, of: SqlType) -> ColumnType {
     match kind {
-        AggregateKind::CountAll | AggregateKind::Count => ColumnType::BigInt,
-        AggregateKind::Avg => ColumnType::Double,
+        AggregateKind::CountAll | AggregateKind::Count | AggregateKind::CountDistinct => ColumnType::BigInt,
+        AggregateKind::Avg | AggregateKind::Variance | AggregateKind::Stddev | AggregateKind::Quantile(_) => {
+            ColumnType::Double
+        }
         AggregateKind::Sum | AggregateKind::Min | AggregateKind::Max => match of {
             SqlType::Float => ColumnType::Double,
             SqlType::Text => ColumnType::Text,

@@ -118,6 +118,20 @@ impl Parsed {
         // NULL alone is of every type.
         Ok(Expr { node: Arc::new(typed.node), sql_type: typed.sql_type.unwrap_or(SqlType::Any) })
     }
+
+    /// The number that stands there, where it is nothing but one.
+    pub fn number(&self) -> Option<f64> {
+        match self.tree.form {
+            tree::Form::Literal(Value::Int(int)) => Some(int as f64),
+            tree::Form::Literal(Value::Float(float)) => Some(float),
+            _ => None,
+        }
+    }
+
+    /// Where it stands in the text.
+    pub fn at(&self) -> Range<usize> {
+        self.tree.at.clone()
+    }
 }
 
 impl Expr {

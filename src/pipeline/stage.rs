@@ -360,7 +360,7 @@ impl StageOperator {
     fn inputs(&self, part: &Part<'_>, rows: &mut Rows) -> Result<(), Refusal> {
         let view = self.view(part);
         for aggregate in &self.config.aggregates {
-            let input = input(aggregate, &view, &mut rows.arena).map_err(|error| Refusal {
+            let input = input(aggregate, &view, rows).map_err(|error| Refusal {
                 kind: LetterKind::Expression,
                 stage: format!("aggregate {}", aggregate.name),
                 reason: error.to_string(),

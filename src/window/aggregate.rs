@@ -5,7 +5,10 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use super::codec::{Reader, StateError, write_signed, write_value, write_varint};
-use super::exact::{ExactSum, Sum};
+use super::distinct::Distinct;
+use super::exact::{ExactSum, Number, Sum};
+use super::quantile::Quantile;
+use super::variance::Moments;
 use super::{AggregateKind, Input};
 use crate::event::{Position, Value};
 use crate::limits::VALUE_TEXT_BYTES_MAX;
@@ -24,7 +27,7 @@ pub struct EventOrder {
 /// An aggregate's value.
 #[derive(Clone, Debug)]
 pub enum AggregateValue {
-    /// Of no input; also a sum or average beyond the greatest float.
+    /// Of no input, or of too few; also what is beyond the greatest float.
     Null,
     /// What 64 bits hold.
     Value(Value<'static>),
@@ -43,6 +46,10 @@ pub(super) enum AggregateState {
     Max(Option<Box<Value<'static>>>),
     First(Option<Box<Edge>>),
     Last(Option<Box<Edge>>),
+    CountDistinct(Box<Distinct>),
+    Variance(Box<Moments>),
+    Stddev(Box<Moments>),
+    Quantile(Box<Quantile>),
 }
 
 #[derive(Clone, Debug, Default)]
@@ -57,6 +64,13 @@ pub(super) struct Edge {
     value: Value<'static>,
 }
 
+impl Mean {
+    fn add(&mut self, number: Number) {
+        self.sum.add(number);
+        self.count = self.count.saturating_add(1);
+    }
+}
+
 impl AggregateState {
     pub(super) fn new(kind: AggregateKind) -> Self {
         match kind {
@@ -68,6 +82,10 @@ impl AggregateState {
             AggregateKind::Max => Self::Max(None),
             AggregateKind::First => Self::First(None),
             AggregateKind::Last => Self::Last(None),
+            AggregateKind::CountDistinct => Self::CountDistinct(Box::default()),
+            AggregateKind::Variance => Self::Variance(Box::default()),
+            AggregateKind::Stddev => Self::Stddev(Box::default()),
+            AggregateKind::Quantile(fraction) => Self::Quantile(Box::new(Quantile::new(fraction))),
         }
     }
 
@@ -75,14 +93,19 @@ impl AggregateState {
         match self {
             Self::CountAll(count) => *count += u64::from(input == Input::Bool(true)),
             Self::Count(count) => *count += u64::from(input != Input::Null),
-            Self::Sum(sum) => {
-                add_number(sum, input);
-            }
-            Self::Avg(mean) => mean.count += u64::from(add_number(&mut mean.sum, input)),
+            Self::Sum(sum) => with_number(input, |number| sum.add(number)),
+            Self::Avg(mean) => with_number(input, |number| mean.add(number)),
             Self::Min(least) => keep_extreme(least, cut(input.value(arena)), Ordering::Less),
             Self::Max(greatest) => keep_extreme(greatest, cut(input.value(arena)), Ordering::Greater),
             Self::First(edge) => keep_edge(edge, at, input, arena, Ordering::Less),
             Self::Last(edge) => keep_edge(edge, at, input, arena, Ordering::Greater),
+            Self::CountDistinct(distinct) => {
+                if let Input::Int(hash) = input {
+                    distinct.insert(hash.cast_unsigned());
+                }
+            }
+            Self::Variance(moments) | Self::Stddev(moments) => with_number(input, |number| moments.add(number)),
+            Self::Quantile(quantile) => with_number(input, |number| quantile.add(number)),
         }
     }
 
@@ -101,6 +124,9 @@ impl AggregateState {
             (Self::Max(own), Self::Max(Some(other))) => keep_extreme(own, borrowed(other), Ordering::Greater),
             (Self::First(own), Self::First(Some(other))) => merge_edge(own, other, Ordering::Less),
             (Self::Last(own), Self::Last(Some(other))) => merge_edge(own, other, Ordering::Greater),
+            (Self::CountDistinct(own), Self::CountDistinct(other)) => own.merge(other),
+            (Self::Variance(own), Self::Variance(other)) | (Self::Stddev(own), Self::Stddev(other)) => own.merge(other),
+            (Self::Quantile(own), Self::Quantile(other)) => own.merge(other),
             // Nothing to merge; states of one pipeline have the same kinds, which decoding has checked.
             _ => {}
         }
@@ -121,6 +147,10 @@ impl AggregateState {
             Self::Min(value) | Self::Max(value) => {
                 value.as_ref().map_or(AggregateValue::Null, |value| AggregateValue::Value(Value::clone(value)))
             }
+            Self::CountDistinct(distinct) => whole(i128::from(distinct.count())),
+            Self::Variance(moments) => float(moments.variance()),
+            Self::Stddev(moments) => float(moments.stddev()),
+            Self::Quantile(quantile) => float(quantile.value()),
             Self::First(edge) | Self::Last(edge) => {
                 edge.as_ref().map_or(AggregateValue::Null, |edge| AggregateValue::Value(edge.value.clone()))
             }
@@ -144,6 +174,9 @@ impl AggregateState {
                 write_varint(u128::from(edge.at.position), out);
                 write_varint(u128::from(edge.at.ordinal), out);
             }
+            Self::CountDistinct(distinct) => distinct.encode(out),
+            Self::Variance(moments) | Self::Stddev(moments) => moments.encode(out),
+            Self::Quantile(quantile) => quantile.encode(out),
         }
     }
 
@@ -163,6 +196,10 @@ impl AggregateState {
             AggregateKind::Max => Self::Max(extreme(reader)?),
             AggregateKind::First => Self::First(edge(reader)?),
             AggregateKind::Last => Self::Last(edge(reader)?),
+            AggregateKind::CountDistinct => Self::CountDistinct(Box::new(Distinct::decode(reader)?)),
+            AggregateKind::Variance => Self::Variance(Box::new(Moments::decode(reader)?)),
+            AggregateKind::Stddev => Self::Stddev(Box::new(Moments::decode(reader)?)),
+            AggregateKind::Quantile(fraction) => Self::Quantile(Box::new(Quantile::decode(fraction, reader)?)),
         })
     }
 
@@ -176,11 +213,15 @@ impl AggregateState {
             Self::Max(_) => AggregateKind::Max,
             Self::First(_) => AggregateKind::First,
             Self::Last(_) => AggregateKind::Last,
+            Self::CountDistinct(_) => AggregateKind::CountDistinct,
+            Self::Variance(_) => AggregateKind::Variance,
+            Self::Stddev(_) => AggregateKind::Stddev,
+            Self::Quantile(quantile) => AggregateKind::Quantile(quantile.fraction()),
         }
     }
 }
 
-/// Stored: never to be changed.
+/// Stored: never to be changed. What is kept in another way (another sketch, other bins) has another code.
 fn code(kind: AggregateKind) -> u8 {
     match kind {
         AggregateKind::CountAll => 1,
@@ -191,6 +232,11 @@ fn code(kind: AggregateKind) -> u8 {
         AggregateKind::Max => 6,
         AggregateKind::First => 7,
         AggregateKind::Last => 8,
+        AggregateKind::CountDistinct => 9,
+        AggregateKind::Variance => 10,
+        AggregateKind::Stddev => 11,
+        // Its bins are the same for each fraction.
+        AggregateKind::Quantile(_) => 12,
     }
 }
 
@@ -198,17 +244,18 @@ fn whole(value: i128) -> AggregateValue {
     i64::try_from(value).map_or(AggregateValue::Whole(value), |value| AggregateValue::Value(Value::Int(value)))
 }
 
-/// Whether there was one.
-fn add_number(sum: &mut ExactSum, input: Input) -> bool {
+fn float(value: Option<f64>) -> AggregateValue {
+    value.map_or(AggregateValue::Null, |value| AggregateValue::Value(Value::Float(value)))
+}
+
+fn with_number(input: Input, add: impl FnOnce(Number)) {
     match input {
-        Input::Int(value) => sum.add_int(value),
-        Input::Float(value) => sum.add_float(value),
+        Input::Int(value) => add(Number::Int(value)),
+        Input::Float(value) => add(Number::Float(value)),
         Input::Null | Input::Bool(_) | Input::Time(_) | Input::Text(_) | Input::Json(_) => {
-            debug_assert!(input == Input::Null, "the stage lets only numbers into sums");
-            return false;
+            debug_assert!(input == Input::Null, "the stage lets only numbers in where they are computed with");
         }
     }
-    true
 }
 
 /// As it is kept: text cut, and `-0.0`, which equals 0.0, brought to one form. JSON that was cut is JSON no more.

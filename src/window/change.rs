@@ -199,6 +199,6 @@ pub struct Gauges {
     pub closed_rows: usize,
     /// Corrections that wait for their commit.
     pub corrections: usize,
-    /// Bytes of all that, about: text in values is not counted.
+    /// Bytes of all that, about: text in values, and distinct values and bins but the first few, are not counted.
     pub state_bytes: usize,
 }

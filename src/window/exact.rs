@@ -14,7 +14,7 @@ const FIXED_UNIT: f64 = 1.0 / (1_u128 << FIXED_POINT) as f64;
 /// A mantissa of 53 bits, shifted by no more than this, leaves room for one more addition in 127 bits.
 const FIXED_SHIFT_MAX: i32 = 73;
 /// The lowest bit of `long` is worth 2⁻¹⁰⁷⁴, as that of the floats.
-const LONG_POINT: u32 = 1074;
+pub(super) const LONG_POINT: u32 = 1074;
 /// 2⁶⁴ floats below 2¹⁰²⁴, and the sign: 1074 + 1024 + 64 + 1 = 2163 bits.
 const LONG_WORDS: usize = 34;
 
@@ -33,6 +33,14 @@ pub enum Sum {
     Float(f64),
 }
 
+/// A number, as an event has it.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) enum Number {
+    Int(i64),
+    /// Finite.
+    Float(f64),
+}
+
 /// An exact sum under way.
 #[derive(Clone, Debug, Default)]
 pub struct ExactSum {
@@ -45,6 +53,13 @@ pub struct ExactSum {
 }
 
 impl ExactSum {
+    pub(super) fn add(&mut self, number: Number) {
+        match number {
+            Number::Int(value) => self.add_int(value),
+            Number::Float(value) => self.add_float(value),
+        }
+    }
+
     /// Adds a whole number.
     pub fn add_int(&mut self, value: i64) {
         self.saw_whole = true;
@@ -55,10 +70,7 @@ impl ExactSum {
     pub fn add_float(&mut self, value: f64) {
         debug_assert!(value.is_finite(), "inputs of aggregates are finite");
         self.saw_float = true;
-        let bits = value.to_bits();
-        let (field, fraction) = ((bits >> 52 & 0x7ff) as i32, bits & ((1 << 52) - 1));
-        // value = ± mantissa * 2^exponent
-        let (mantissa, exponent) = if field == 0 { (fraction, -1074) } else { (fraction | 1 << 52, field - 1075) };
+        let (mantissa, exponent) = parts(value);
         let shift = exponent + FIXED_POINT as i32;
         if (0..=FIXED_SHIFT_MAX).contains(&shift) {
             let scaled = i128::from(mantissa) << shift;
@@ -99,10 +111,21 @@ impl ExactSum {
             // The cast rounds; a power of two changes no bit of the mantissa, and nothing here is subnormal.
             return Some(total as f64 * FIXED_UNIT);
         }
+        self.total().rounded()
+    }
+
+    /// How far the sum is from zero, in units of 2⁻¹⁰⁷⁴: the lowest word first, and none of zeros behind the last.
+    pub(super) fn magnitude(&self) -> Vec<u64> {
+        let Long(words) = self.total().magnitude();
+        let end = words.iter().rposition(|word| *word != 0).map_or(0, |last| last + 1);
+        words[..end].to_vec()
+    }
+
+    fn total(&self) -> Long {
         let mut total = self.long.as_deref().cloned().unwrap_or_default();
         total.add(self.whole.unsigned_abs(), LONG_POINT, self.whole < 0);
         total.add(self.fixed.unsigned_abs(), LONG_POINT - FIXED_POINT, self.fixed < 0);
-        total.rounded()
+        total
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
@@ -140,6 +163,13 @@ impl ExactSum {
             scaled
         });
     }
+}
+
+/// Of a finite float: value = ± mantissa * 2^exponent.
+pub(super) fn parts(value: f64) -> (u64, i32) {
+    let bits = value.to_bits();
+    let (field, fraction) = ((bits >> 52 & 0x7ff) as i32, bits & ((1 << 52) - 1));
+    if field == 0 { (fraction, -1074) } else { (fraction | 1 << 52, field - 1075) }
 }
 
 /// A number in two's complement, the lowest word first, wide enough for any sum of floats.

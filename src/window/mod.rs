@@ -9,6 +9,7 @@ mod calendar;
 mod change;
 mod codec;
 mod corrections;
+mod distinct;
 mod event;
 mod exact;
 mod group;
@@ -17,6 +18,7 @@ mod operator;
 #[cfg(test)]
 mod oracle;
 mod panes;
+mod quantile;
 mod rows;
 mod session;
 mod sliding;
@@ -25,16 +27,18 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod tumbling;
+mod variance;
 mod watermark;
 
 pub use aggregate::{AggregateValue, EventOrder};
 pub use calendar::{Calendar, CalendarUnit};
 pub use change::{FirstRecord, Gauges, LateReason, LateRow, Open, OperatorConfig, WindowChange};
 pub use codec::StateError;
+pub use distinct::hash_value;
 pub use exact::{ExactSum, Sum};
 pub use group::{decode_key, encode_value, hash_key};
 pub use operator::Operator;
 pub use rows::{Input, Rows, WindowRow};
-pub use spec::{AggregateKind, LatePolicy, WatermarkSpec, WindowSpec};
+pub use spec::{AggregateKind, Fraction, LatePolicy, WatermarkSpec, WindowSpec};
 pub use state::State;
 pub use watermark::Watermark;

@@ -1,12 +1,14 @@
 //! What windows are, computed without any cleverness: the judge of the property tests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{AggregateKind, AggregateValue, LatePolicy, WatermarkSpec, WindowSpec};
+use num_bigint::BigInt;
+
+use super::{AggregateKind, AggregateValue, Fraction, LatePolicy, WatermarkSpec, WindowSpec, hash_value};
 use crate::event::Value;
 
 /// The aggregates of all property tests, and which input each takes.
-pub(super) const KINDS: [AggregateKind; 10] = [
+pub(super) const KINDS: [AggregateKind; 17] = [
     AggregateKind::CountAll,
     AggregateKind::Count,
     AggregateKind::Sum,
@@ -17,7 +19,23 @@ pub(super) const KINDS: [AggregateKind; 10] = [
     AggregateKind::Last,
     AggregateKind::Min,
     AggregateKind::Last,
+    AggregateKind::CountDistinct,
+    AggregateKind::CountDistinct,
+    AggregateKind::Variance,
+    AggregateKind::Stddev,
+    AggregateKind::Quantile(Fraction::HALF),
+    AggregateKind::Quantile(LEAST),
+    AggregateKind::Quantile(NINE_TENTHS),
 ];
+const LEAST: Fraction = fraction(0.0);
+const NINE_TENTHS: Fraction = fraction(0.9);
+
+const fn fraction(value: f64) -> Fraction {
+    match Fraction::new(value) {
+        Some(fraction) => fraction,
+        None => panic!("no fraction"),
+    }
+}
 
 /// One event, as a test makes it.
 #[derive(Clone, Debug)]
@@ -35,7 +53,17 @@ impl TestEvent {
         let kept = if self.kept { Value::Bool(true) } else { Value::Null };
         let (number, text) = (&self.number, &self.text);
         let (n, t) = (|| number.clone(), || text.clone());
-        vec![kept, n(), n(), n(), n(), n(), t(), n(), t(), t()]
+        vec![kept, n(), n(), n(), n(), n(), t(), n(), t(), t(), n(), t(), n(), n(), n(), n(), n()]
+    }
+
+    /// As a stage hands them on: hashes where they are to be counted.
+    pub(super) fn given(&self) -> Vec<Value<'static>> {
+        let given = |(kind, input): (&AggregateKind, Value<'static>)| match (kind, &input) {
+            (AggregateKind::CountDistinct, Value::Null) => Value::Null,
+            (AggregateKind::CountDistinct, value) => Value::Int(hash_value(value, &mut Vec::new()).cast_signed()),
+            _ => input,
+        };
+        KINDS.iter().zip(self.inputs()).map(given).collect()
     }
 }
 
@@ -231,6 +259,10 @@ pub(super) fn values(members: &[(u64, TestEvent)]) -> Vec<String> {
                 AggregateKind::Max => greatest(&sorted(&values)),
                 AggregateKind::First => pick(given.iter().min_by_key(|member| order(member))),
                 AggregateKind::Last => pick(given.iter().max_by_key(|member| order(member))),
+                AggregateKind::CountDistinct => format!("int {}", distinct(&values)),
+                AggregateKind::Variance => shown(variance(&values)),
+                AggregateKind::Stddev => shown(stddev(&values)),
+                AggregateKind::Quantile(fraction) => shown(quantile(&values, fraction.value())),
             }
         })
         .collect()
@@ -316,6 +348,92 @@ fn avg(values: &[&Value<'static>]) -> String {
         return String::from("null");
     }
     format!("float {:x}", (shewchuk(&floats, &ints) / values.len() as f64).to_bits())
+}
+
+fn shown(value: Option<f64>) -> String {
+    value.map_or(String::from("null"), |value| format!("float {:x}", value.to_bits()))
+}
+
+fn distinct(values: &[&Value<'static>]) -> usize {
+    let name = |value: &Value<'static>| match value {
+        Value::Text(text) => format!("text {text}"),
+        value => format!("{:?}", number(value)),
+    };
+    values.iter().map(|value| name(value)).collect::<BTreeSet<_>>().len()
+}
+
+/// The bin of a float is found by doubling and halving.
+fn quantile(values: &[&Value<'static>], fraction: f64) -> Option<f64> {
+    let sorted: Vec<f64> = sorted(values).into_iter().map(number).collect();
+    let value = *sorted.get((fraction * sorted.len().checked_sub(1)? as f64).floor() as usize)?;
+    let (mut magnitude, mut scale) = (value.abs(), 1.0);
+    if magnitude == 0.0 {
+        return Some(0.0);
+    }
+    while magnitude >= 2.0 {
+        (magnitude, scale) = (magnitude / 2.0, scale * 2.0);
+    }
+    while magnitude < 1.0 {
+        (magnitude, scale) = (magnitude * 2.0, scale / 2.0);
+    }
+    let middle = ((magnitude * 64.0).floor() + 0.5) / 64.0 * scale * value.signum();
+    Some(middle.max(sorted[0]).min(sorted[sorted.len() - 1]))
+}
+
+/// The variance of a sample as a fraction of whole numbers, all in units of 2⁻²¹⁴⁸.
+fn exact_variance(values: &[&Value<'static>]) -> Option<(BigInt, BigInt)> {
+    let whole = |value: &&Value<'static>| match value {
+        Value::Int(int) => BigInt::from(*int) << 1074,
+        value => {
+            let (mut float, mut exponent) = (number(value), 0);
+            while float.fract() != 0.0 {
+                (float, exponent) = (float * 2.0, exponent + 1);
+            }
+            let digits = format!("{float:.0}").parse::<BigInt>().unwrap();
+            digits << (1074 - exponent)
+        }
+    };
+    let count = BigInt::from(values.len());
+    let below: BigInt = &count - 1;
+    let whole: Vec<BigInt> = values.iter().map(whole).collect();
+    let sum: BigInt = whole.iter().sum();
+    let squares: BigInt = whole.iter().map(|value| value * value).sum();
+    (values.len() > 1).then(|| (&count * squares - &sum * &sum, count * below))
+}
+
+/// The nearest float, if it is a normal one, and 2 to a power that it is to be multiplied by.
+fn nearest((above, below): (BigInt, BigInt)) -> (f64, i32) {
+    // 80 bits of the quotient at least, whose last one says whether there is more.
+    let shift = 80 + below.bits() as i32 - above.bits() as i32;
+    let (above, below) = if shift > 0 { (above << shift, below) } else { (above, below << -shift) };
+    let quotient = &above / &below;
+    let rest = u32::from(&quotient * &below != above);
+    let bits: u128 = (quotient << 1_u32 | BigInt::from(rest)).try_into().unwrap();
+    (bits as f64, -shift - 1 - 2148)
+}
+
+/// Rounded once at most.
+fn power(mut float: f64, mut exponent: i32) -> Option<f64> {
+    while exponent > 0 {
+        (float, exponent) = (float * 2.0, exponent - 1);
+    }
+    while exponent < 0 && float >= 2.0 * f64::MIN_POSITIVE {
+        (float, exponent) = (float / 2.0, exponent + 1);
+    }
+    let rest = (exponent..0).fold(1.0, |rest, _| rest / 2.0);
+    (float * rest).is_finite().then_some(float * rest)
+}
+
+pub(super) fn variance(values: &[&Value<'static>]) -> Option<f64> {
+    let exact = exact_variance(values)?;
+    let (float, exponent) = nearest(exact);
+    power(float, exponent)
+}
+
+pub(super) fn stddev(values: &[&Value<'static>]) -> Option<f64> {
+    let (float, exponent) = nearest(exact_variance(values)?);
+    let (float, exponent) = if exponent % 2 == 0 { (float, exponent) } else { (float * 2.0, exponent - 1) };
+    power(float.sqrt(), exponent / 2)
 }
 
 /// The exact sum, rounded once: Shewchuk's growing expansions with the last step of Python's `fsum`.

@@ -76,6 +76,8 @@ pub enum AggregateKind {
     CountAll,
     /// `count(x)`
     Count,
+    /// `count(distinct x)`: the input is the hash of the value (`hash_value`), as a whole number.
+    CountDistinct,
     /// `sum(x)`
     Sum,
     /// `avg(x)`
@@ -88,4 +90,55 @@ pub enum AggregateKind {
     First,
     /// `last(x)`: of the greatest (event time, position).
     Last,
+    /// `variance(x)`, of a sample.
+    Variance,
+    /// `stddev(x)`, of a sample.
+    Stddev,
+    /// `quantile(x, q)`; of a half also `median(x)`.
+    Quantile(Fraction),
+}
+
+/// A number from 0 to 1.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Fraction(f64);
+
+/// It is never NaN.
+impl Eq for Fraction {}
+
+impl Fraction {
+    /// A half.
+    pub const HALF: Self = Self(0.5);
+
+    /// `None` where the number is not from 0 to 1.
+    pub const fn new(value: f64) -> Option<Self> {
+        if 0.0 <= value && value <= 1.0 { Some(Self(value)) } else { None }
+    }
+
+    /// The number.
+    pub fn value(self) -> f64 {
+        self.0
+    }
+}
+
+impl AggregateKind {
+    /// As SQL calls it.
+    pub fn function(self) -> &'static str {
+        match self {
+            Self::CountAll | Self::Count | Self::CountDistinct => "count",
+            Self::Sum => "sum",
+            Self::Avg => "avg",
+            Self::Min => "min",
+            Self::Max => "max",
+            Self::First => "first",
+            Self::Last => "last",
+            Self::Variance => "variance",
+            Self::Stddev => "stddev",
+            Self::Quantile(_) => "quantile",
+        }
+    }
+
+    /// Whether it computes with its inputs, so that they must be numbers.
+    pub fn is_of_numbers(self) -> bool {
+        matches!(self, Self::Sum | Self::Avg | Self::Variance | Self::Stddev | Self::Quantile(_))
+    }
 }

@@ -87,13 +87,17 @@ impl State {
         bytes
     }
 
-    /// About how many bytes a state of these aggregates takes in memory, text and very small or large floats aside.
+    /// About how many bytes a state of these aggregates takes in memory, text, very small or large floats, and all
+    /// distinct values and bins but the first few aside.
     pub fn typical_weight(kinds: &[AggregateKind]) -> usize {
         let heap = |kind: &AggregateKind| match kind {
             AggregateKind::CountAll | AggregateKind::Count => 0,
             AggregateKind::Sum | AggregateKind::Avg => 64,
             AggregateKind::Min | AggregateKind::Max => 32,
             AggregateKind::First | AggregateKind::Last => 64,
+            AggregateKind::CountDistinct => 96,
+            AggregateKind::Variance | AggregateKind::Stddev => 144,
+            AggregateKind::Quantile(_) => 160,
         };
         size_of::<Self>() + size_of::<AggregateState>() * kinds.len() + kinds.iter().map(heap).sum::<usize>()
     }

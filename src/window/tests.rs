@@ -298,7 +298,7 @@ fn push(rows: &mut [Rows], row: u32, event: &TestEvent, watermark: i64) {
     let mut key = Vec::new();
     encode_value(&Value::Int(i64::from(event.group)), &mut key);
     let owner = owner(&key, rows.len());
-    push_row(&mut rows[owner], row, event.time, watermark, &key, &event.inputs());
+    push_row(&mut rows[owner], row, event.time, watermark, &key, &event.given());
 }
 
 pub(super) fn push_row(rows: &mut Rows, row: u32, time: i64, watermark: i64, key: &[u8], inputs: &[Value<'_>]) {
@@ -441,7 +441,7 @@ proptest! {
         let mut parts = vec![State::new(&KINDS); 5];
         for ((position, event), (_, part)) in shuffled {
             let mut arena = String::from("before");
-            let inputs: Vec<Input> = event.inputs().iter().map(|value| input(value, &mut arena)).collect();
+            let inputs: Vec<Input> = event.given().iter().map(|value| input(value, &mut arena)).collect();
             let at = EventOrder { time: event.time, position: *position, ordinal: 0 };
             parts[usize::from(*part) % 5].add(&inputs, &arena, at);
         }
@@ -464,7 +464,7 @@ proptest! {
     ) {
         let mut state = State::new(&KINDS);
         let mut arena = String::new();
-        let inputs: Vec<Input> = event.inputs().iter().map(|value| input(value, &mut arena)).collect();
+        let inputs: Vec<Input> = event.given().iter().map(|value| input(value, &mut arena)).collect();
         state.add(&inputs, &arena, EventOrder { time: event.time, position: 1, ordinal: 0 });
         let mut bytes = state.to_bytes();
         prop_assert!(State::decode(&KINDS, &bytes[..cut.index(bytes.len())]).is_err());

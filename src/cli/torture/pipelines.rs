@@ -2,7 +2,7 @@
 //! made, which uses nothing that the daemon uses. Whatever the order in which lines come, these are the right rows: late
 //! lines correct closed windows, and no value depends on order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -49,6 +49,7 @@ struct Sums {
     load_quarters: i64,
     most: i64,
     amount: i64,
+    kinds: BTreeSet<&'static str>,
 }
 
 impl Sums {
@@ -59,6 +60,14 @@ impl Sums {
         self.load_quarters += event.load_quarters;
         self.most = self.most.max(event.number);
         self.amount += event.amount.unwrap_or(0);
+        self.kinds.insert(event.kind);
+    }
+
+    /// Of a sample: one event has none.
+    fn variance(&self) -> Option<f64> {
+        let [count, numbers, squares] = [self.count, self.numbers, self.squares].map(i128::from);
+        let above = count * squares - numbers * numbers;
+        (count > 1).then(|| above as f64 / (count * (count - 1)) as f64)
     }
 
     fn load(&self) -> f64 {
@@ -106,7 +115,12 @@ most = "max(n)"
         config: r#"
 group_by = ["producer"]
 window = { sliding = "1m", every = "10s" }
-aggregates = { events = "count(*)", numbers = "sum(n)", load = "sum(load)" }
+[pipelines.sliding.aggregates]
+events = "count(*)"
+numbers = "sum(n)"
+load = "sum(load)"
+kinds = "count(distinct kind)"
+spread = "variance(n)"
 "#,
         late: Late::Update,
         mended: None,
@@ -114,7 +128,16 @@ aggregates = { events = "count(*)", numbers = "sum(n)", load = "sum(load)" }
         every_ms: 10_000,
         fate: |_| Fate::Counts,
         group: |event| [("producer", json!(event.producer))].into(),
-        values: |sums| [("events", sums.count as f64), ("numbers", sums.numbers as f64), ("load", sums.load())].into(),
+        values: |sums| {
+            let mut values = BTreeMap::from([
+                ("events", sums.count as f64),
+                ("numbers", sums.numbers as f64),
+                ("load", sums.load()),
+                ("kinds", sums.kinds.len() as f64),
+            ]);
+            values.extend(sums.variance().map(|variance| ("spread", variance)));
+            values
+        },
     },
     Pipeline {
         name: "letters",

@@ -112,8 +112,9 @@ fn parse_row(row: &[String]) -> Option<(String, Row)> {
     let group: BTreeMap<String, Value> = serde_json::from_str(group).ok()?;
     let read: BTreeMap<String, Value> = serde_json::from_str(values).ok()?;
     let number = |value: &Value| value.as_f64().or_else(|| value.as_str()?.parse().ok());
+    let there = read.into_iter().filter(|(_, value)| !value.is_null());
     // What is no number is none that is expected.
-    let of = read.into_iter().map(|(name, value)| (name, number(&value).unwrap_or(f64::NAN))).collect();
+    let of = there.map(|(name, value)| (name, number(&value).unwrap_or(f64::NAN))).collect();
     let stored = format!("{values} {}", rest.join(" "));
     Some((row_key(pipeline, start, end, &group), Row { pipeline: pipeline.clone(), end, values: of, stored }))
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::event::{Field, Step, TimeUnit};
 use crate::expr::SqlType;
-use crate::window::{AggregateKind, LatePolicy, WatermarkSpec, WindowSpec};
+use crate::window::{AggregateKind, Fraction, LatePolicy, WatermarkSpec, WindowSpec};
 
 use super::super::{
     AtLimit, ColumnSource, ColumnType, DeadLettersConfig, Durability, LetterLimit, SlotSource, StageConfig, Tokens,
@@ -252,6 +252,12 @@ fn columns_have_the_types_of_the_contract() {
         l_text = "last(lower(x))"
         l_bool = "last(x > 1)"
         l_time = "last(event_time())"
+        visitors = "count(DISTINCT ip)"
+        deviation = "stddev(x)"
+        spread = "variance(CAST(x AS bigint))"
+        p95 = "quantile(x, 0.95) FILTER (WHERE y)"
+        most = "quantile(x, 1)"
+        middle = "median(x)"
         rate = "c / n"
         sum_ = "n + c"
         many = "n > 10"
@@ -277,6 +283,12 @@ fn columns_have_the_types_of_the_contract() {
             ("l_text", ColumnType::Text),
             ("l_bool", ColumnType::Bool),
             ("l_time", ColumnType::Time),
+            ("visitors", ColumnType::BigInt),
+            ("deviation", ColumnType::Double),
+            ("spread", ColumnType::Double),
+            ("p95", ColumnType::Double),
+            ("most", ColumnType::Double),
+            ("middle", ColumnType::Double),
             ("rate", ColumnType::Double),
             ("sum_", ColumnType::Double),
             ("many", ColumnType::Bool),
@@ -284,8 +296,12 @@ fn columns_have_the_types_of_the_contract() {
             ("alias", ColumnType::Text),
         ]
     );
-    assert_eq!(pipeline.aggregates.len(), 14);
+    assert_eq!(pipeline.aggregates.len(), 20);
     assert_eq!(pipeline.aggregates[2].kind, AggregateKind::Sum);
+    let fraction = |value| AggregateKind::Quantile(Fraction::new(value).unwrap());
+    let kinds: Vec<_> = pipeline.aggregates[14..].iter().map(|aggregate| aggregate.kind).collect();
+    let expected = [AggregateKind::CountDistinct, AggregateKind::Stddev, AggregateKind::Variance];
+    assert_eq!((&kinds[..3], &kinds[3..]), (&expected[..], &[0.95, 1.0, 0.5].map(fraction)[..]));
 }
 
 #[test]

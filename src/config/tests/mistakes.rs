@@ -146,7 +146,7 @@ error_rate = "errors / views"
 errors = { when = "error_rate > 0.05 AND views >= 20", for = "0s", webhook = "https://x" }
 "#;
     let found = mistakes(text);
-    assert_eq!(found.len(), 11, "{found:#?}");
+    assert_eq!(found.len(), 7, "{found:#?}");
     for mistake in found {
         assert!(mistake.contains(" is not available yet"), "{mistake}");
     }
@@ -156,18 +156,6 @@ errors = { when = "error_rate > 0.05 AND views >= 20", for = "0s", webhook = "ht
 fn choices_that_come_later_are_refused() {
     let web = |line: &str| format!("[streams.web]\n{line}");
     one(&web("format = \"influx\""), "2:10 `streams.web.format = \"influx\"` is not available yet | \"ndjson\"");
-    for (call, name) in [
-        ("count(distinct x)", "count(DISTINCT …)"),
-        ("stddev(x)", "stddev"),
-        ("variance(x)", "variance"),
-        ("quantile(x, 0.5)", "quantile"),
-        ("median(x)", "median"),
-    ] {
-        one(
-            &with(&format!("aggregates = {{ n = \"{call}\" }}")),
-            &format!("5:21 `pipelines.p.aggregates.n`: `{name}` is not available yet"),
-        );
-    }
 }
 
 #[test]
@@ -473,12 +461,31 @@ fn aggregates_take_what_they_can_add_up_or_order() {
         ("sum(*)", "`sum` cannot take `*` | one argument"),
         ("sum(a, b)", "`sum` cannot take 2 arguments | one argument"),
         ("count()", "`count` cannot take 0 arguments | one argument"),
+        ("stddev(lower(x))", "`stddev` cannot take text | a number"),
+        ("median(x > 1)", "`median` cannot take true or false | a number"),
+        ("median(x, 0.5)", "`median` cannot take 2 arguments | one argument"),
+        ("count(distinct x, y)", "`count` cannot take 2 arguments | one argument"),
+        ("quantile(x)", "`quantile` cannot take one argument | a number and a literal: `quantile(x, 0.95)`"),
+        ("quantile(x, 0.5, 1)", "`quantile` cannot take 3 arguments | a number and a literal"),
+        ("quantile(lower(x), 0.5)", "`quantile` cannot take text | a number"),
         ("sum(DISTINCT a)", "`sum(DISTINCT …)` is no aggregate"),
     ] {
         one(&n(call), &format!("{place} {said}"));
     }
     let both = mistakes(&n("cuont(*) FILTER (WHERE lowre(a))"));
     assert_eq!(both.len(), 2, "the call and its filter: {both:?}");
+}
+
+#[test]
+fn the_fraction_of_a_quantile_is_a_literal_from_0_to_1() {
+    let n = |call: &str| with(&format!("aggregates = {{ n = \"{call}\" }}"));
+    let said = "`pipelines.p.aggregates.n`: the second argument of `quantile` is no literal from 0 to 1 \
+                | such as 0.95, of the value that 95 % do not exceed";
+    for fraction in ["1.5", "-0.5", "95", "'0.5'", "NULL", "q", "1 / 2"] {
+        one(&n(&format!("quantile(x, {fraction})")), &format!("5:33 {said}"));
+    }
+    let three = mistakes(&n("quantile(lowre(x), 2) FILTER (WHERE lowre(a))"));
+    assert_eq!(three.len(), 3, "the argument, the fraction and the filter: {three:?}");
 }
 
 #[test]
