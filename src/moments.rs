@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// All moments, in the order of an event's way.
-pub const MOMENTS: [&str; 28] = [
+pub const MOMENTS: [&str; 29] = [
     // A generation's start: the transaction that takes the fence, and the actors that are built then.
     "fence-before-commit",
     "fence-after-commit",
@@ -38,6 +38,7 @@ pub const MOMENTS: [&str; 28] = [
     "barrier-aligned",
     // A flush, part by part.
     "flush-begun",
+    "flush-gone",
     "flush-rows",
     "flush-panes",
     "flush-letters",

@@ -203,6 +203,7 @@ impl<S: Session> Writer<'_, S> {
         // No row of a flush is one that goes: a session never becomes again what it was.
         if !gone.is_empty() {
             self.session.delete_rows(self.pipeline, &gone)?;
+            fail::fail_point!("flush-gone");
         }
         if !rows.is_empty() {
             self.put_rows(&rows.into_values().collect::<Vec<_>>())?;

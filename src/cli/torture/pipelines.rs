@@ -17,8 +17,7 @@ pub(super) struct Pipeline {
     late: Late,
     /// A piece of its config, and what it is from the middle of the rounds on: a new revision.
     mended: Option<(&'static str, &'static str)>,
-    size_ms: i64,
-    every_ms: i64,
+    windows: Windows,
     fate: fn(&Event) -> Fate,
     group: fn(&Event) -> BTreeMap<&'static str, Value>,
     values: fn(&Sums) -> BTreeMap<&'static str, f64>,
@@ -31,6 +30,23 @@ enum Late {
     Update,
     /// They are letters, which are replayed.
     Replayed,
+    /// None is late: it waits long enough.
+    None,
+}
+
+/// Which windows an event belongs to.
+#[derive(Clone, Copy)]
+enum Windows {
+    /// Those of a length that begin at every multiple of a distance, and so much later.
+    Even { size_ms: i64, every_ms: i64, shift_ms: i64 },
+    /// Its group's events that are less than this apart.
+    Session { gap_ms: i64 },
+}
+
+impl Windows {
+    const fn every(size_ms: i64, every_ms: i64) -> Self {
+        Self::Even { size_ms, every_ms, shift_ms: 0 }
+    }
 }
 
 /// What becomes of an event.
@@ -76,7 +92,7 @@ impl Sums {
 }
 
 /// A new kind of pipeline is one more entry.
-pub(super) const PIPELINES: [Pipeline; 6] = [
+pub(super) const PIPELINES: [Pipeline; 8] = [
     Pipeline {
         name: "tumbling",
         stream: MAIN,
@@ -93,8 +109,7 @@ most = "max(n)"
 "#,
         late: Late::Update,
         mended: None,
-        size_ms: 10_000,
-        every_ms: 10_000,
+        windows: Windows::every(10_000, 10_000),
         fate: |_| Fate::Counts,
         group: |event| [("producer", json!(event.producer)), ("kind", json!(event.kind))].into(),
         values: |sums| {
@@ -124,8 +139,7 @@ spread = "variance(n)"
 "#,
         late: Late::Update,
         mended: None,
-        size_ms: 60_000,
-        every_ms: 10_000,
+        windows: Windows::every(60_000, 10_000),
         fate: |_| Fate::Counts,
         group: |event| [("producer", json!(event.producer))].into(),
         values: |sums| {
@@ -153,8 +167,7 @@ set = { amount = "CAST(amount AS bigint)" }
 "#,
         late: Late::Update,
         mended: None,
-        size_ms: 30_000,
-        every_ms: 30_000,
+        windows: Windows::every(30_000, 30_000),
         fate: |event| match (event.kind, event.amount) {
             ("z", _) => Fate::Filtered,
             (_, None) => Fate::Letter,
@@ -175,8 +188,7 @@ aggregates = { events = "count(*)", numbers = "sum(n)", squares = "sum(n * n)" }
 "#,
         late: Late::Replayed,
         mended: None,
-        size_ms: 20_000,
-        every_ms: 20_000,
+        windows: Windows::every(20_000, 20_000),
         fate: |_| Fate::Counts,
         group: |event| [("producer", json!(event.producer))].into(),
         values: |sums| {
@@ -194,13 +206,48 @@ aggregates = { events = "count(*)", numbers = "sum(n)", amount = "sum(CAST(amoun
 "#,
         late: Late::Update,
         mended: Some(("CAST(amount AS bigint)", "coalesce(TRY_CAST(amount AS bigint), 0)")),
-        size_ms: 10_000,
-        every_ms: 10_000,
+        windows: Windows::every(10_000, 10_000),
         fate: |_| Fate::Counts,
         group: |event| [("kind", json!(event.kind))].into(),
         values: |sums| {
             [("events", sums.count as f64), ("numbers", sums.numbers as f64), ("amount", sums.amount as f64)].into()
         },
+    },
+    Pipeline {
+        name: "sessions",
+        stream: MAIN,
+        config: r#"
+group_by = ["producer", "kind"]
+window = { session = "500ms" }
+aggregates = { events = "count(*)", numbers = "sum(n)", most = "max(n)" }
+[[pipelines.sessions.stages]]
+filter = "producer <> 'torture/web'"
+"#,
+        late: Late::None,
+        mended: None,
+        windows: Windows::Session { gap_ms: 500 },
+        // Its event times fall behind those of the others.
+        fate: |event| if event.producer == "torture/web" { Fate::Filtered } else { Fate::Counts },
+        group: |event| [("producer", json!(event.producer)), ("kind", json!(event.kind))].into(),
+        values: |sums| {
+            let most = sums.most as f64;
+            [("events", sums.count as f64), ("numbers", sums.numbers as f64), ("most", most)].into()
+        },
+    },
+    Pipeline {
+        name: "hours",
+        stream: MAIN,
+        config: r#"
+group_by = ["kind"]
+window = { calendar = "hour", timezone = "Asia/Kolkata" }
+aggregates = { events = "count(*)", numbers = "sum(n)" }
+"#,
+        late: Late::Update,
+        mended: None,
+        windows: Windows::Even { size_ms: 3_600_000, every_ms: 3_600_000, shift_ms: 1_800_000 },
+        fate: |_| Fate::Counts,
+        group: |event| [("kind", json!(event.kind))].into(),
+        values: |sums| [("events", sums.count as f64), ("numbers", sums.numbers as f64)].into(),
     },
     Pipeline {
         name: "short",
@@ -211,8 +258,7 @@ aggregates = { events = "count(*)", numbers = "sum(n)", squares = "sum(n * n)" }
 "#,
         late: Late::Update,
         mended: None,
-        size_ms: 10_000,
-        every_ms: 10_000,
+        windows: Windows::every(10_000, 10_000),
         fate: |_| Fate::Counts,
         group: |_| BTreeMap::new(),
         values: |sums| {
@@ -235,13 +281,18 @@ pub(super) fn config(all: bool, is_mended: bool) -> String {
          journal_keep = \"0s\"\n"
     );
     for pipeline in PIPELINES.iter().filter(|pipeline| all || pipeline.stream == MAIN) {
-        let late = if pipeline.late == Late::Update { "update" } else { "dead_letter" };
+        let (late, delay) = match pipeline.late {
+            Late::Update => ("update", "2s"),
+            Late::Replayed => ("dead_letter", "2s"),
+            // As late as any line may be, with one producer some rounds behind the other.
+            Late::None => ("dead_letter", "4m"),
+        };
         let own = match pipeline.mended {
             Some((from, to)) if is_mended => pipeline.config.replace(from, to),
             _ => pipeline.config.to_owned(),
         };
         text.push_str(&format!(
-            "[pipelines.{}]\nstream = \"{}\"\ntime = \"ts\"\ndelay = \"2s\"\nidle = \"1d\"\nlate = \"{late}\"\n\
+            "[pipelines.{}]\nstream = \"{}\"\ntime = \"ts\"\ndelay = \"{delay}\"\nidle = \"1d\"\nlate = \"{late}\"\n\
              correct_for = \"3650d\"{own}",
             pipeline.name, pipeline.stream
         ));
@@ -288,7 +339,8 @@ impl Expected {
     }
 
     fn pipeline(&mut self, pipeline: &Pipeline, lines: Lines) {
-        let mut sums: BTreeMap<String, Sums> = BTreeMap::new();
+        // By the group's text: values have no order.
+        let mut groups: BTreeMap<String, (BTreeMap<String, Value>, Vec<Event>)> = BTreeMap::new();
         let mut read = 0;
         for (producer, number) in lines.of(pipeline.stream) {
             let Some(event) = lines.event(producer, number) else { continue };
@@ -301,21 +353,56 @@ impl Expected {
                 }
                 Fate::Counts => {}
             }
-            let group = (pipeline.group)(&event).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-            let last = event.time.div_euclid(pipeline.every_ms) * pipeline.every_ms;
-            for back in 0..pipeline.size_ms / pipeline.every_ms {
-                let start = last - back * pipeline.every_ms;
-                let end = start + pipeline.size_ms;
+            let group: BTreeMap<_, _> =
+                (pipeline.group)(&event).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            groups.entry(format!("{group:?}")).or_insert_with(|| (group, Vec::new())).1.push(event);
+        }
+        self.read.insert(pipeline.name.to_owned(), read);
+        for (group, events) in groups.into_values() {
+            for ((start, end), sums) in pipeline.windows.of(events) {
                 if end <= lines.closed_upto() {
-                    sums.entry(row_key(pipeline.name, start, end, &group)).or_default().add(&event);
+                    let values = (pipeline.values)(&sums).into_iter();
+                    let values = values.map(|(name, value)| (name.to_owned(), value)).collect();
+                    self.rows.insert(row_key(pipeline.name, start, end, &group), values);
                 }
             }
         }
-        self.read.insert(pipeline.name.to_owned(), read);
-        for (key, sums) in sums {
-            let values = (pipeline.values)(&sums).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-            self.rows.insert(key, values);
+    }
+}
+
+impl Windows {
+    /// The windows of a group's events, each with what it adds up to.
+    fn of(self, mut events: Vec<Event>) -> Vec<((i64, i64), Sums)> {
+        let mut windows: Vec<((i64, i64), Sums)> = Vec::new();
+        match self {
+            Self::Session { gap_ms } => {
+                events.sort_by_key(|event| event.time);
+                for event in &events {
+                    match windows.last_mut().filter(|((_, end), _)| event.time < *end) {
+                        Some(((_, end), sums)) => {
+                            *end = event.time + gap_ms;
+                            sums.add(event);
+                        }
+                        None => {
+                            let mut sums = Sums::default();
+                            sums.add(event);
+                            windows.push(((event.time, event.time + gap_ms), sums));
+                        }
+                    }
+                }
+            }
+            Self::Even { size_ms, every_ms, shift_ms } => {
+                let mut sums: BTreeMap<i64, Sums> = BTreeMap::new();
+                for event in &events {
+                    let last = (event.time - shift_ms).div_euclid(every_ms) * every_ms + shift_ms;
+                    for back in 0..size_ms / every_ms {
+                        sums.entry(last - back * every_ms).or_default().add(event);
+                    }
+                }
+                windows.extend(sums.into_iter().map(|(start, sums)| ((start, start + size_ms), sums)));
+            }
         }
+        windows
     }
 }
 
