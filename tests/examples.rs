@@ -35,6 +35,7 @@ fn every_config_of_the_readme_is_valid() {
     for block in blocks("toml") {
         let mill = Mill::new("");
         std::fs::write(mill.config(), &block).unwrap();
+        std::fs::write(mill.path().join("teams.csv"), "country,team\nNL,north\n").unwrap();
         let output = tidemill().arg("validate").arg(mill.config()).output().unwrap();
         assert!(output.status.success(), "{block}\n{}", String::from_utf8_lossy(&output.stderr));
     }

@@ -114,7 +114,7 @@ fn each_element_is_an_event_and_a_table_says_more_about_it() {
     assert_eq!(status, 200);
     assert!(answer["plan"].as_str().unwrap().contains("sales: kept: tables changes"), "{answer}");
     let replay = json!({ "pipeline": "sales", "kind": "enrich" }).to_string();
-    wait_until("a replay", || (daemon.post("/api/v1/dead-letters/replay", &replay).0 == 200).then_some(()));
+    wait_until("a replay", || (daemon.post("/api/v1/dead-letters/replay", &replay).0 == 202).then_some(()));
     wait_until("the letter to count", || sales(&mill).contains(&"zz green 1 1".to_owned()).then_some(()));
     assert_eq!(sales(&mill), ["7 - 1 1", "a red, \"hot\" 3 7", "b blue 1 3", "zz green 1 1"]);
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::support::postgres::{shared, unique_schema};
 use crate::support::weblog::{table, web_log};
-use crate::support::{Mill, sql};
+use crate::support::{Mill, sql, wait_until};
 
 const SESSIONS: &str = r#"
     [store]
@@ -136,4 +136,48 @@ fn calendar_windows_are_those_of_postgres() {
     let twice =
         server.psql(&format!("SELECT period FROM {schema}.berlin_hour WHERE period LIKE '2025-10-26T02%' ORDER BY 1"));
     assert_eq!(twice.split_whitespace().collect::<Vec<_>>(), ["2025-10-26T02+01:00", "2025-10-26T02+02:00"]);
+}
+
+#[test]
+fn rows_older_than_retain_go_and_no_late_event_brings_them_back() {
+    const CONFIG: &str = r#"
+        [store]
+        STORE
+        flush_every = "20ms"
+        [streams.web]
+        tcp = "127.0.0.1:0"
+        [pipelines.brief]
+        stream = "web"
+        time = "ts"
+        delay = "0s"
+        retain = "10m"
+        window = { tumbling = "1m" }
+        aggregates = { hits = "count(*)" }
+    "#;
+    let postgres = format!("url = \"{}\"\nschema = \"{}\"", shared().url(), unique_schema());
+    for store in ["", &postgres] {
+        let mill = Mill::new(&CONFIG.replace("STORE", store));
+        let daemon = mill.start();
+        let minute = |minute: i64| format!("{{\"ts\": {}}}\n", 1_431_856_800_000_i64 + minute * 60_000);
+        let starts = |daemon: &crate::support::Daemon| -> Vec<i64> {
+            let rows = daemon.rows("brief");
+            let start = |row: &serde_json::Value| (row[2].as_i64().unwrap() - 1_431_856_800_000) / 60_000;
+            let mut starts: Vec<i64> = rows.iter().map(start).collect();
+            starts.sort_unstable();
+            starts
+        };
+        for part in 0..4 {
+            let lines: String = (part * 30..part * 30 + 30).map(minute).collect();
+            daemon.send(lines.as_bytes());
+            daemon.wait_for_commit();
+        }
+        // The watermark is at minute 119: windows that end by 109 are gone.
+        wait_until("the old rows to go", || (starts(&daemon) == (109..=119).collect::<Vec<_>>()).then_some(()));
+        daemon.send(minute(3).as_bytes());
+        daemon.send(minute(110).as_bytes());
+        daemon.wait_for_commit();
+        assert_eq!(starts(&daemon), (109..=119).collect::<Vec<_>>());
+        let account = &daemon.pipeline("brief")["account"];
+        assert_eq!((account["aggregated"].as_u64(), account["late"].as_u64()), (Some(121), Some(1)));
+    }
 }

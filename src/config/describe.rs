@@ -130,6 +130,9 @@ fn describe_pipeline(out: &mut Writer, pipeline: &PipelineConfig) {
     out.line("late", quoted(late_name(pipeline.late)));
     out.duration("correct_for", pipeline.correct_for_ms);
     out.duration("max_ahead", pipeline.watermark.max_ahead_ms);
+    if let Some(retain_ms) = pipeline.retain_ms {
+        out.duration("retain", retain_ms);
+    }
     let start = match pipeline.start {
         Start::Earliest => "earliest",
         Start::Now => "now",

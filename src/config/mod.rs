@@ -360,6 +360,8 @@ pub struct PipelineConfig {
     pub late: LatePolicy,
     /// So long after its end (by the watermark) a closed window can be corrected.
     pub correct_for_ms: i64,
+    /// So long behind its window's end (by the watermark) a row stays; `None`: for ever.
+    pub retain_ms: Option<i64>,
     /// Where a new or changed pipeline begins.
     pub start: Start,
     /// Further behind than so many bytes of the journal it stops and no longer pins it; `None`: never.

@@ -22,7 +22,7 @@ const CORRECT_FOR_MS: i64 = 86_400_000;
 const MAX_AHEAD_MS: i64 = 3_600_000;
 
 /// Keys of the contract whose feature comes later.
-const LATER: [&str; 6] = ["retain", "max_groups", "state_limit", "redis", "metrics", "alerts"];
+const LATER: [&str; 5] = ["max_groups", "state_limit", "redis", "metrics", "alerts"];
 /// Less than a segment of a journal is not worth to be behind by.
 const MAX_BEHIND_MIN_BYTES: u64 = 1 << 20;
 
@@ -57,7 +57,8 @@ fn read_pipeline(name: &str, mut section: Section<'_>, streams: &[Stream]) -> Op
     let group_by = read_groups(&mut section, &mut scope);
     let window = section.require("window", "window = { tumbling = \"5m\" }").and_then(|setting| read_window(&setting));
     let watermark = read_watermark(&mut section, &defaults);
-    let (late, correct_for_ms) = read_late(&mut section, window);
+    let retain_ms = section.take("retain").and_then(|setting| setting.duration(1));
+    let (late, correct_for_ms) = read_late(&mut section, window, retain_ms);
     let max_behind = read_max_behind(&mut section, stream);
     let starts = [("earliest", Start::Earliest), ("now", Start::Now)];
     let start = section.take("start").and_then(|setting| setting.choice(&starts, &[])).unwrap_or(Start::Earliest);
@@ -77,6 +78,7 @@ fn read_pipeline(name: &str, mut section: Section<'_>, streams: &[Stream]) -> Op
         "max_ahead": format_duration(watermark.max_ahead_ms),
         "max_behind": max_behind.map(format_size),
         "missing_time": time.as_ref().map(|time| missing_time(time)),
+        "retain": retain_ms.map(format_duration),
         "stages": stage_texts,
         "start": if start == Start::Now { "now" } else { "earliest" },
         "stream": stream,
@@ -102,6 +104,7 @@ fn read_pipeline(name: &str, mut section: Section<'_>, streams: &[Stream]) -> Op
         watermark,
         late,
         correct_for_ms,
+        retain_ms,
         start,
         max_behind_bytes: max_behind,
         aggregates: results.aggregates,
@@ -155,10 +158,11 @@ fn read_watermark(section: &mut Section<'_>, defaults: &StreamDefaults) -> Water
     }
 }
 
-fn read_late(section: &mut Section<'_>, window: Option<WindowSpec>) -> (LatePolicy, i64) {
+/// A row that is not there any more cannot be corrected.
+fn read_late(section: &mut Section<'_>, window: Option<WindowSpec>, retain_ms: Option<i64>) -> (LatePolicy, i64) {
     let is_session = matches!(window, Some(WindowSpec::Session { .. }));
     let correct_for = section.take("correct_for").and_then(|setting| setting.duration(0));
-    let correct_for_ms = correct_for.unwrap_or(CORRECT_FOR_MS);
+    let correct_for_ms = correct_for.unwrap_or(CORRECT_FOR_MS).min(retain_ms.unwrap_or(i64::MAX));
     let update = LatePolicy::Update { correct_for_ms };
     let policies = [("update", update), ("dead_letter", LatePolicy::DeadLetter), ("drop", LatePolicy::Drop)];
     let setting = section.take("late");

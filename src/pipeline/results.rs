@@ -150,6 +150,10 @@ impl Definition for Results {
         Some(self.config.window)
     }
 
+    fn retain_ms(&self) -> Option<i64> {
+        self.config.retain_ms
+    }
+
     fn definition(&self) -> &Json {
         &self.config.definition
     }

@@ -9,15 +9,15 @@ use crossbeam_channel::Receiver;
 use super::begin;
 use super::image::{Key, PaneImage, RowImage, Shape};
 use super::session::{Session, Stored};
-use super::{Change, Checkpoint, Chunk, Flush, Flushed, LETTER_BYTES, StateBytes, StoreError};
+use super::{Change, Checkpoint, Chunk, Definition, Flush, Flushed, LETTER_BYTES, StateBytes, StoreError};
 use crate::config::{AtLimit, LetterLimit};
 use crate::event::{Counted, Letter, RawEvents};
 use crate::moments::is_sabotaged;
 
 /// Corrections that are read, merged and written at once.
 const CORRECTIONS_AT_ONCE: usize = 1_000;
-/// Old raw events that are deleted behind a flush, besides twice as many as it has written.
-const RAW_PRUNED_AT_ONCE: u64 = 10_000;
+/// Old rows and raw events that are deleted behind a flush, besides twice as many as it has written.
+const PRUNED_AT_ONCE: u64 = 10_000;
 
 /// What a flush would have done, and the number of its commit: by it the row tells afterwards whether it was done.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +58,7 @@ pub(super) fn run(
     let checkpoint = writer.write(&flush.chunks)?;
     writer.correct()?;
     writer.note_letters()?;
-    let flushed = writer.flushed;
+    let flushed = Flushed { watermark: checkpoint.watermark, ..writer.flushed };
     check_account(pipeline, &checkpoint)?;
     if is_sabotaged("checkpoint-apart") {
         session.commit()?;
@@ -83,16 +83,22 @@ pub(super) fn settle(
     Ok((session.commits(pipeline)? >= attempt.number).then_some(attempt.flushed))
 }
 
-/// After a flush, and no part of it: raw events that are older than they stay, by the newest of the flush, go. Whoever
-/// sends so many can have twice as many and some more deleted, so that they do not pile up.
+/// After a flush, and no part of it: what is older than it stays goes; raw events by the newest of the flush, rows by the
+/// watermark. Whoever writes so many can have twice as many and some more deleted, so that they do not pile up.
 pub(super) fn prune(
     session: &mut impl Session,
+    definition: &dyn Definition,
     stream: &str,
     flushed: Flushed,
-    retain_ms: i64,
 ) -> Result<(), StoreError> {
-    let Some(newest) = flushed.raw_time else { return Ok(()) };
-    session.prune_raw(stream, newest.saturating_sub(retain_ms), 2 * flushed.raw_events + RAW_PRUNED_AT_ONCE)
+    if let (Some(retain_ms), Some(newest)) = (definition.raw_retain_ms(), flushed.raw_time) {
+        session.prune_raw(stream, newest.saturating_sub(retain_ms), 2 * flushed.raw_events + PRUNED_AT_ONCE)?;
+    }
+    if let (Some(retain_ms), Some(watermark)) = (definition.retain_ms(), flushed.watermark) {
+        let upto = watermark.saturating_sub(retain_ms);
+        session.prune_rows(definition.pipeline(), upto, 2 * flushed.rows + PRUNED_AT_ONCE)?;
+    }
+    Ok(())
 }
 
 fn check_account(pipeline: &str, checkpoint: &Checkpoint) -> Result<(), StoreError> {

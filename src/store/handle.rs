@@ -304,12 +304,14 @@ fn write_all<D: Database>(mut line: Line<D>, jobs: &Receiver<Job>) {
                     (flushed, _) => flushed,
                 };
                 let failed = flushed.is_err();
-                if let (Ok(flushed), Some(retain_ms)) = (&flushed, flush.definition.raw_retain_ms()) {
+                if let Ok(flushed) = &flushed {
                     // Committed is committed: what cannot be deleted now is tried again behind the next flush.
-                    let stream = &flush.stream;
-                    let pruned = line.run(|session| commit::prune(session, stream, *flushed, retain_ms));
-                    let failed = |error| log::warn!("stream {stream}: old raw events could not be deleted: {error}");
-                    pruned.unwrap_or_else(failed);
+                    let (definition, stream) = (&*flush.definition, &flush.stream);
+                    let pruned = line.run(|session| commit::prune(session, definition, stream, *flushed));
+                    let name = definition.pipeline();
+                    pruned.unwrap_or_else(|error| {
+                        log::warn!("pipeline {name}: what is old could not be deleted: {error}")
+                    });
                 }
                 let Flush { chunks, reply, .. } = flush;
                 answer(reply, flushed);

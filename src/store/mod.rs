@@ -74,6 +74,10 @@ pub trait Definition: Send + Sync {
     fn window(&self) -> Option<WindowSpec>;
     /// The definition as JSON, secrets masked.
     fn definition(&self) -> &serde_json::Value;
+    /// How long rows stay behind the end of their window, by the watermark, ms; `None`: for ever.
+    fn retain_ms(&self) -> Option<i64> {
+        None
+    }
     /// How long a stream's raw events stay, ms by their ingest time; of its intake, where it keeps them.
     fn raw_retain_ms(&self) -> Option<i64> {
         None
@@ -306,6 +310,8 @@ pub struct Flushed {
     pub raw_events: u64,
     /// The greatest ingest time among them, unix ms.
     pub raw_time: Option<i64>,
+    /// The watermark of the new checkpoint.
+    pub watermark: Option<i64>,
 }
 
 /// Which rows of a pipeline's view to read.

@@ -302,6 +302,28 @@ macro_rules! plain_tables {
             Ok(Some(checkpoints::table.find(pipeline).select(checkpoints::commits).first(connection)?))
         }
 
+        /// The oldest rows of windows that end until then, at most so many.
+        pub(super) fn prune_rows(
+            connection: &mut $Connection,
+            pipeline: &str,
+            upto: i64,
+            at_most: u64,
+        ) -> Result<(), StoreError> {
+            let (before, behind) = super::ROW_IN;
+            // SQLite takes `$1` as a name; its numbers follow the order in which they come first, as they do here.
+            let sql = format!(
+                "DELETE FROM window_results WHERE {before}SELECT {} FROM window_results \
+                 WHERE pipeline = $1 AND window_end <= $2 ORDER BY window_end LIMIT $3{behind}",
+                super::ROW_ID
+            );
+            diesel::sql_query(sql)
+                .bind::<diesel::sql_types::Text, _>(pipeline)
+                .bind::<diesel::sql_types::BigInt, _>(upto)
+                .bind::<diesel::sql_types::BigInt, _>(at_most.cast_signed())
+                .execute(connection)?;
+            Ok(())
+        }
+
         pub(super) fn delete_panes(
             connection: &mut $Connection,
             pipeline: &str,

@@ -90,6 +90,8 @@ pub(super) trait Session {
     fn put_panes(&mut self, pipeline: &str, panes: &[PaneImage]) -> Result<(), StoreError>;
     /// Deletes the panes that begin before this.
     fn delete_panes(&mut self, pipeline: &str, before: i64) -> Result<(), StoreError>;
+    /// Deletes the oldest rows of windows that end until then, at most so many.
+    fn prune_rows(&mut self, pipeline: &str, upto: i64, at_most: u64) -> Result<(), StoreError>;
     /// Deletes rows, those of them that are there.
     fn delete_rows(&mut self, pipeline: &str, keys: &[Key]) -> Result<(), StoreError>;
     /// Writes letters that are new, or such that are there already, and failed again. A line is one letter at most: what

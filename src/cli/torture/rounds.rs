@@ -100,7 +100,10 @@ impl Rounds {
         match ground.home.start(ground.run, &Environment::default())? {
             Started::Killed => Err(Trouble::Broken("somebody else has killed the daemon".to_owned())),
             Started::Ready(mut daemon) => {
-                self.send_rest(ground.run, &mut daemon)?;
+                let (lines, rounds) = (self.lines, self.lines.rounds);
+                // The lines that close windows come when all others are there.
+                self.send_rest(ground.run, &mut daemon, |producer| lines.upto(producer, rounds))?;
+                self.send_rest(ground.run, &mut daemon, |producer| lines.all(producer))?;
                 daemon.settle(ground.run)?;
                 for pipeline in pipelines::replayed() {
                     daemon.replay_all(ground.run, pipeline)?;
@@ -229,19 +232,12 @@ impl Rounds {
         (wrong(), wrong())
     }
 
-    fn send_rest(&mut self, run: &Run, daemon: &mut Daemon) -> Result<(), Trouble> {
-        let lines = self.lines;
+    fn send_rest(&mut self, run: &Run, daemon: &mut Daemon, upto: impl Fn(&Producer) -> u64) -> Result<(), Trouble> {
         let addresses = addresses(&self.senders, daemon);
-        let (waited, sent) = sending(
-            &mut self.senders,
-            &addresses,
-            |producer| lines.all(producer),
-            true,
-            |left| {
-                let over = |daemon: &mut Daemon| daemon.ended().is_some() || left.load(Ordering::Relaxed) == 0;
-                run.wait(LAST_PATIENCE, || over(daemon).then_some(()))
-            },
-        );
+        let (waited, sent) = sending(&mut self.senders, &addresses, upto, true, |left| {
+            let over = |daemon: &mut Daemon| daemon.ended().is_some() || left.load(Ordering::Relaxed) == 0;
+            run.wait(LAST_PATIENCE, || over(daemon).then_some(()))
+        });
         waited?;
         for (sent, sender) in sent.into_iter().zip(&self.senders) {
             if !sent? {

@@ -109,7 +109,9 @@ fn odd(row: &[String]) -> CliError {
 fn parse_row(row: &[String]) -> Option<(String, Row)> {
     let [pipeline, start, end, group, values, rest @ ..] = row else { return None };
     let (start, end) = (start.parse().ok()?, end.parse().ok()?);
-    let group: BTreeMap<String, Value> = serde_json::from_str(group).ok()?;
+    let mut group: BTreeMap<String, Value> = serde_json::from_str(group).ok()?;
+    // What a calendar calls the window: it begins when it begins.
+    group.remove("period");
     let read: BTreeMap<String, Value> = serde_json::from_str(values).ok()?;
     let number = |value: &Value| value.as_f64().or_else(|| value.as_str()?.parse().ok());
     let there = read.into_iter().filter(|(_, value)| !value.is_null());

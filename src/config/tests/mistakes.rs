@@ -17,7 +17,7 @@ tcp = "0.0.0.0:7600"
 [pipelines.Views]
 stream = "wbe"
 window = { sliding = "10m", every = "3m" }
-retain = "90d"
+metrics = true
 group_by = ["user.country"]
 
 [pipelines.Views.aggregates]
@@ -35,7 +35,7 @@ views = "cuont(*)"
             (11, 12, "`Views` cannot be the name of a pipeline"),
             (12, 10, "there is no stream `wbe`"),
             (13, 22, "`pipelines.Views.window.sliding`: 10m is not a multiple of `every`, 3m"),
-            (14, 1, "`pipelines.Views.retain` is not available yet"),
+            (14, 1, "`pipelines.Views.metrics` is not available yet"),
             (15, 13, "`user.country` cannot be the name of a group column"),
             (18, 10, "`pipelines.Views.aggregates.views`: there is no aggregate `cuont`"),
         ]
@@ -60,7 +60,7 @@ fn every_key_of_the_contract_that_comes_later_is_refused() {
     for (table, keys) in [
         ("", "redis.url tests shutdown_timeout"),
         ("streams.web.", "precision"),
-        ("pipelines.page_views.", "retain max_groups state_limit redis metrics alerts"),
+        ("pipelines.page_views.", "max_groups state_limit redis metrics alerts"),
     ] {
         for key in keys.split(' ') {
             let name = key.split('.').next().unwrap();
@@ -146,7 +146,7 @@ error_rate = "errors / views"
 errors = { when = "error_rate > 0.05 AND views >= 20", for = "0s", webhook = "https://x" }
 "#;
     let found = mistakes(text);
-    assert_eq!(found.len(), 7, "{found:#?}");
+    assert_eq!(found.len(), 6, "{found:#?}");
     for mistake in found {
         assert!(mistake.contains(" is not available yet"), "{mistake}");
     }
@@ -180,7 +180,7 @@ fn unknown_names_have_the_nearest_known_one_as_help() {
     let found = mistakes(&with("aggregates = { n = \"count(*)\" }\ngruop_by = []\nzzz = 1"));
     assert_eq!(found.len(), 2);
     assert_eq!(found[0], "6:1 unknown key `pipelines.p.gruop_by` | a known key | did you mean `group_by`?");
-    let keys = "aggregates, correct_for, delay, group_by, idle, late, max_ahead, max_behind, missing_time, stages, start, stream, time, window";
+    let keys = "aggregates, correct_for, delay, group_by, idle, late, max_ahead, max_behind, missing_time, retain, stages, start, stream, time, window";
     assert_eq!(found[1], format!("7:1 unknown key `pipelines.p.zzz` | a known key | the keys here are: {keys}"));
     one(
         &SMALLEST.replace("stream = \"web\"", "stream = \"wbe\""),

@@ -181,6 +181,10 @@ impl Session for PostgresSession {
         plain::delete_panes(&mut self.connection, pipeline, before)
     }
 
+    fn prune_rows(&mut self, pipeline: &str, upto: i64, at_most: u64) -> Result<(), StoreError> {
+        plain::prune_rows(&mut self.connection, pipeline, upto, at_most)
+    }
+
     fn delete_rows(&mut self, pipeline: &str, keys: &[Key]) -> Result<(), StoreError> {
         bulk::delete_rows(&mut self.connection, pipeline, keys)
     }

@@ -190,6 +190,10 @@ impl Session for SqliteSession {
         plain::delete_panes(&mut self.connection, pipeline, before)
     }
 
+    fn prune_rows(&mut self, pipeline: &str, upto: i64, at_most: u64) -> Result<(), StoreError> {
+        plain::prune_rows(&mut self.connection, pipeline, upto, at_most)
+    }
+
     fn delete_rows(&mut self, pipeline: &str, keys: &[Key]) -> Result<(), StoreError> {
         for key in keys {
             let row = (pipeline, key.window_start, key.window_end, &key.group_hash[..]);
