@@ -16,7 +16,11 @@ pub(super) struct Correction {
     pub(super) revised_at: i64,
 }
 
+/// By the window's start and end.
 type Windows = BTreeMap<(i64, i64), Groups<Correction>>;
+
+/// Takes a window's start and end, and what late events make of a group in it.
+type Emit<'a> = dyn FnMut((i64, i64), &Group<Correction>) + 'a;
 
 /// By epoch, since what a commit has merged must never be merged again, and what it has not must come again.
 #[derive(Clone, Debug, Default)]
@@ -42,7 +46,7 @@ impl Corrections {
     }
 
     /// All corrections that are not committed, each with its window's span; merged over the epochs.
-    pub(super) fn emit(&self, emit: &mut dyn FnMut((i64, i64), &Group<Correction>)) {
+    pub(super) fn emit(&self, emit: &mut Emit<'_>) {
         let Some(((_, first), others)) = self.epochs.split_first() else { return };
         if others.is_empty() {
             return emit_windows(first, emit);
@@ -75,7 +79,7 @@ impl Corrections {
     }
 }
 
-fn emit_windows(windows: &Windows, emit: &mut dyn FnMut((i64, i64), &Group<Correction>)) {
+fn emit_windows(windows: &Windows, emit: &mut Emit<'_>) {
     for (span, groups) in windows {
         for group in groups.iter() {
             emit(*span, group);
