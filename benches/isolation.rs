@@ -8,11 +8,14 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a program that measures, for a terminal")]
 #![expect(clippy::disallowed_methods, reason = "it measures, and it is slow on purpose")]
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpStream};
+mod support;
+
+use std::io::{BufReader, Write};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use support::{Measured, cpu_of, finish, line, median, option};
 use tidemill::{Outcome, Tidemill};
 
 const FAST: &str = r#"
@@ -42,43 +45,18 @@ fn main() {
     if args.get(1).is_some_and(|arg| arg == "daemon") {
         return daemon(&args[2], args[3].parse().unwrap(), args[4] == "slow");
     }
-    let option = |name: &str, default: usize| {
-        let at = args.iter().position(|arg| arg == name);
-        at.and_then(|at| args.get(at + 1)).map_or(default, |value| value.parse().unwrap())
-    };
     let (events, rounds) = (option("--events", 5_000_000), option("--rounds", 5));
     let load = load(events);
     let (mut rates, mut cpus) = (Vec::new(), Vec::new());
     for round in 1..=rounds {
         let (alone, beside) = (run(&load, events, "alone"), run(&load, events, "slow"));
-        rates.push(alone.wall / beside.wall);
-        cpus.push(beside.cpu / alone.cpu);
-        println!(
-            "round {round}: alone {}, beside {}, ratio {:.2}",
-            alone.of(events),
-            beside.of(events),
-            alone.wall / beside.wall
-        );
+        let ratio = beside.rate(events) / alone.rate(events);
+        rates.push(ratio);
+        cpus.push(beside.cpu_ns(events) / alone.cpu_ns(events));
+        println!("round {round}: alone {}, beside {}, ratio {ratio:.2}", alone.show(events), beside.show(events));
     }
     let (rate, cpu) = (median(rates), median(cpus));
     println!("median of {rounds}: {rate:.2} of its rate alone, at {cpu:.2} of the CPU");
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-/// Seconds.
-struct Measured {
-    wall: f64,
-    cpu: f64,
-}
-
-impl Measured {
-    fn of(&self, events: usize) -> String {
-        format!("{:.2} M/s, {:.0} ns CPU", events as f64 / self.wall / 1e6, self.cpu / events as f64 * 1e9)
-    }
 }
 
 /// 1,000 events to a second of event time, 500 paths.
@@ -97,25 +75,16 @@ fn run(load: &[u8], events: usize, beside: &str) -> Measured {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.arg("daemon").arg(folder.path()).args([&events.to_string(), beside]).stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut socket = TcpStream::connect(said.next().unwrap().unwrap()).unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap());
+    let mut socket = TcpStream::connect(line(&mut said)).unwrap();
     let began = Instant::now();
     load.chunks(256 * 1024).for_each(|chunk| socket.write_all(chunk).unwrap());
-    socket.shutdown(Shutdown::Write).unwrap();
-    // Whatever is answered is read to its end.
-    let _ = socket.read_to_end(&mut Vec::new());
-    assert_eq!(said.next().unwrap().unwrap(), "all of it");
-    let measured = Measured { wall: began.elapsed().as_secs_f64(), cpu: cpu_of(child.id()) };
+    finish(socket);
+    assert_eq!(line(&mut said), "all of it");
+    let measured = Measured { wall: began.elapsed(), cpu: cpu_of(child.id()) };
     child.kill().unwrap();
     child.wait().unwrap();
     measured
-}
-
-/// User and system time of a process, from its `stat` (clock ticks of 10 ms).
-fn cpu_of(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
 }
 
 /// Says where it listens, and when the fast pipeline has committed so many events.

@@ -8,10 +8,13 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a program that measures, for a terminal")]
 #![expect(clippy::disallowed_methods, reason = "it measures, and it polls another process")]
 
-use std::io::{BufRead, BufReader, Read, Write};
+mod support;
+
+use std::io::Write;
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use support::{Daemon, finish, median, option};
 
 const GROUPS: usize = 1_000;
 const EVENTS_A_SECOND: usize = 100_000;
@@ -20,11 +23,6 @@ const TS_AT: usize = 6;
 const GROUP_AT: usize = 25;
 
 fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    let option = |name: &str, default: usize| {
-        let at = args.iter().position(|arg| arg == name);
-        at.and_then(|at| args.get(at + 1)).map_or(default, |value| value.parse().unwrap())
-    };
     let (seconds, rounds) = (option("--seconds", 200), option("--rounds", 3));
     let mut ratios = Vec::new();
     for round in 1..=rounds {
@@ -41,8 +39,7 @@ fn main() {
         );
         ratios.push(ratio);
     }
-    ratios.sort_by(f64::total_cmp);
-    println!("median of {rounds}: {:.2} of the tumbling pipeline's rate", ratios[ratios.len() / 2]);
+    println!("median of {rounds}: {:.2} of the tumbling pipeline's rate", median(ratios));
 }
 
 struct Measured {
@@ -53,31 +50,18 @@ struct Measured {
 
 fn run(window: &str, seconds: usize) -> Measured {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let config = folder.path().join("tidemill.toml");
-    let text = format!(
-        "[http]\nlisten = \"127.0.0.1:0\"\n[streams.web]\ntcp = \"127.0.0.1:0\"\n[pipelines.p]\nstream = \"web\"\n\
-         time = \"ts\"\ndelay = \"0s\"\ngroup_by = [\"g\"]\nwindow = {window}\naggregates = {{ n = \"count(*)\" }}\n"
+    let pipeline = format!(
+        "[pipelines.p]\nstream = \"web\"\ndelay = \"0s\"\ngroup_by = [\"g\"]\nwindow = {window}\n\
+         aggregates = {{ n = \"count(*)\" }}\n"
     );
-    std::fs::write(&config, text).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
-    command.arg("run").arg(&config).args(["--ready", "-"]).stdout(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let mut ready = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
-    let ready: serde_json::Value = serde_json::from_str(&ready).unwrap();
-    let (tcp, http) = (ready["tcp"]["web"].as_str().unwrap(), ready["http"].as_str().unwrap());
-
-    let events = (seconds * EVENTS_A_SECOND) as u64;
+    let daemon = Daemon::start(folder.path(), &pipeline);
+    let events = seconds * EVENTS_A_SECOND;
     let began = Instant::now();
-    send(tcp, seconds);
-    while pipeline(http)["account"]["aggregated"].as_u64() != Some(events) {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    send(&daemon.tcp, seconds);
+    daemon.wait_for("p", events);
     let rate = events as f64 / began.elapsed().as_secs_f64();
-    let resident_mib = peak_resident_mib(child.id());
+    let resident_mib = peak_resident_mib(daemon.id());
     let rows = rows(&folder.path().join("data/tidemill.db"));
-    child.kill().unwrap();
-    child.wait().unwrap();
     Measured { rate, resident_mib, rows }
 }
 
@@ -95,16 +79,7 @@ fn send(address: &str, seconds: usize) {
         }
         socket.write_all(&lines).unwrap();
     }
-    socket.shutdown(std::net::Shutdown::Write).unwrap();
-    // Whatever is answered is read to its end.
-    let _ = socket.read_to_end(&mut Vec::new());
-}
-
-fn pipeline(http: &str) -> serde_json::Value {
-    let stats = ureq::get(format!("http://{http}/api/v1/stats")).call().unwrap().body_mut().read_to_string().unwrap();
-    let stats: serde_json::Value = serde_json::from_str(&stats).unwrap();
-    let pipelines = stats["pipelines"].as_array().unwrap();
-    pipelines.iter().find(|pipeline| pipeline["name"] == "p").unwrap().clone()
+    finish(socket);
 }
 
 /// Closed rows of all windows.

@@ -14,12 +14,15 @@
 )]
 #![expect(clippy::disallowed_methods, reason = "it measures, and it polls another process")]
 
-use std::io::{BufRead, BufReader, Read, Write};
+mod support;
+
+use std::io::{BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashTable;
+use support::{Daemon, Measured, cpu_of, finish, line, median, option};
 
 const LINE_BYTES: usize = 242;
 const WINDOW_MS: i64 = 60_000;
@@ -29,10 +32,6 @@ fn main() {
     if args.get(1).is_some_and(|arg| arg == "plain-loop") {
         return plain_loop();
     }
-    let option = |name: &str, default: usize| {
-        let at = args.iter().position(|arg| arg == name);
-        at.and_then(|at| args.get(at + 1)).map_or(default, |value| value.parse().unwrap())
-    };
     let (events, rounds) = (option("--events", 5_000_000), option("--rounds", 5));
     eprintln!("making {events} lines of {LINE_BYTES} bytes");
     let load = load(events);
@@ -40,15 +39,9 @@ fn main() {
     for round in 1..=rounds {
         let plain = run_plain(&load, events);
         let mill = run_tidemill(&load, events);
-        println!(
-            "round {round}: loop {:.2} M/s, {:.0} ns CPU; tidemill {:.2} M/s, {:.0} ns CPU; ratio {:.2}",
-            plain.rate(events) / 1e6,
-            plain.cpu_ns(events),
-            mill.rate(events) / 1e6,
-            mill.cpu_ns(events),
-            mill.rate(events) / plain.rate(events)
-        );
-        rates.push(mill.rate(events) / plain.rate(events));
+        let ratio = mill.rate(events) / plain.rate(events);
+        println!("round {round}: loop {}; tidemill {}; ratio {ratio:.2}", plain.show(events), mill.show(events));
+        rates.push(ratio);
         cpus.push(mill.cpu_ns(events) / plain.cpu_ns(events));
     }
     println!(
@@ -56,26 +49,6 @@ fn main() {
         median(rates),
         median(cpus)
     );
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-struct Measured {
-    wall: Duration,
-    cpu: Duration,
-}
-
-impl Measured {
-    fn rate(&self, events: usize) -> f64 {
-        events as f64 / self.wall.as_secs_f64()
-    }
-
-    fn cpu_ns(&self, events: usize) -> f64 {
-        self.cpu.as_nanos() as f64 / events as f64
-    }
 }
 
 /// A web log: 1,000 events to a second of event time, 500 paths of which some are hot.
@@ -103,9 +76,7 @@ fn send(mut socket: TcpStream, load: &[u8]) {
     for chunk in load.chunks(256 * 1024) {
         socket.write_all(chunk).unwrap();
     }
-    socket.shutdown(std::net::Shutdown::Write).unwrap();
-    // Whatever is answered is read to its end.
-    let _ = socket.read_to_end(&mut Vec::new());
+    finish(socket);
 }
 
 fn run_plain(load: &[u8], events: usize) -> Measured {
@@ -116,7 +87,7 @@ fn run_plain(load: &[u8], events: usize) -> Measured {
     let began = Instant::now();
     send(TcpStream::connect(address).unwrap(), load);
     let counted: u64 = line(&mut out).parse().unwrap();
-    let (wall, cpu) = (began.elapsed(), cpu_of(&child));
+    let (wall, cpu) = (began.elapsed(), cpu_of(child.id()));
     assert_eq!(counted, events as u64);
     child.kill().unwrap();
     child.wait().unwrap();
@@ -125,58 +96,19 @@ fn run_plain(load: &[u8], events: usize) -> Measured {
 
 fn run_tidemill(load: &[u8], events: usize) -> Measured {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let config = folder.path().join("tidemill.toml");
-    let text = r#"
-        [http]
-        listen = "127.0.0.1:0"
-        [streams.web]
-        tcp = "127.0.0.1:0"
+    let pipeline = r#"
         [pipelines.page_views]
         stream = "web"
-        time = "ts"
         group_by = ["path"]
         window = { tumbling = "1m" }
         aggregates = { views = "count(*)", bytes = "sum(bytes)" }
     "#;
-    std::fs::write(&config, text).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
-    command.arg("run").arg(&config).args(["--ready", "-"]).stdout(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let mut out = BufReader::new(child.stdout.take().unwrap());
-    let ready: serde_json::Value = serde_json::from_str(&line(&mut out)).unwrap();
-    let (tcp, http) = (ready["tcp"]["web"].as_str().unwrap(), ready["http"].as_str().unwrap());
-    let cpu_before = cpu_of(&child);
+    let daemon = Daemon::start(folder.path(), pipeline);
+    let cpu_before = cpu_of(daemon.id());
     let began = Instant::now();
-    send(TcpStream::connect(tcp).unwrap(), load);
-    while aggregated(http) < events as u64 {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let (wall, cpu) = (began.elapsed(), cpu_of(&child) - cpu_before);
-    child.kill().unwrap();
-    child.wait().unwrap();
-    Measured { wall, cpu }
-}
-
-fn aggregated(http: &str) -> u64 {
-    let stats = ureq::get(format!("http://{http}/api/v1/stats")).call().unwrap().body_mut().read_to_string().unwrap();
-    let stats: serde_json::Value = serde_json::from_str(&stats).unwrap();
-    let pipelines = stats["pipelines"].as_array().unwrap();
-    let views = pipelines.iter().find(|pipeline| pipeline["name"] == "page_views").unwrap();
-    views["account"]["aggregated"].as_u64().unwrap()
-}
-
-fn line(out: &mut impl BufRead) -> String {
-    let mut line = String::new();
-    out.read_line(&mut line).unwrap();
-    line.trim().to_owned()
-}
-
-/// User and system time of a process, from its `stat` (clock ticks of 10 ms).
-fn cpu_of(child: &Child) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    Duration::from_millis(ticks * 10)
+    send(TcpStream::connect(&daemon.tcp).unwrap(), load);
+    daemon.wait_for("page_views", events);
+    Measured { wall: began.elapsed(), cpu: cpu_of(daemon.id()) - cpu_before }
 }
 
 #[derive(serde::Deserialize)]
