@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::event::TimeUnit;
+use crate::event::{Field, TimeUnit};
 use crate::units::{format_duration, format_size};
 use crate::window::{LatePolicy, WatermarkSpec, WindowSpec};
 
@@ -125,11 +125,13 @@ fn read_pipeline_time(
     defaults: &StreamDefaults,
     scope: &mut StageScope,
 ) -> Option<TimeConfig> {
-    let (field, unit) = match section.take("time") {
-        Some(setting) => read_time(&setting)?,
-        None => defaults.time.clone()?,
+    let given = match section.take("time") {
+        Some(setting) => Some(read_time(&setting)?),
+        None => defaults.time.clone(),
     };
-    Some(TimeConfig { slot: scope.field_slot(&field), field, unit })
+    let of_point = given.is_none();
+    let (field, unit) = given.or(defaults.timestamp.map(|unit| (Field::timestamp(), Some(unit))))?;
+    Some(TimeConfig { slot: scope.field_slot(&field), field, unit, of_point })
 }
 
 fn read_watermark(section: &mut Section<'_>, defaults: &StreamDefaults) -> WatermarkSpec {
@@ -173,6 +175,9 @@ fn read_max_behind(section: &mut Section<'_>, stream: Option<&Stream>) -> Option
 }
 
 fn time_definition(time: &TimeConfig) -> serde_json::Value {
+    if time.of_point {
+        return json!({ "timestamp": time.unit.map(unit_name) });
+    }
     json!({ "field": time.field.to_string(), "unit": time.unit.map(unit_name) })
 }
 
