@@ -200,7 +200,9 @@ impl System {
         let raw_events = handle.config.raw_events.clone();
         let definition: Arc<dyn Definition> = match &config {
             Some(config) => Arc::new(Results::new(config.clone(), &BTreeMap::new())),
-            None => Arc::new(IntakeResults::new(name, raw_events.as_ref().map(|raw| raw.retain_ms))),
+            None => {
+                Arc::new(IntakeResults::new(name, handle.config.format, raw_events.as_ref().map(|raw| raw.retain_ms)))
+            }
         };
         let (committed, commits_seen) = watch::channel(0);
         let (began, begins) = oneshot::channel();
@@ -385,6 +387,11 @@ async fn accept(
         }
         Err(error) => return Err(SystemError::Plan(format!("the plan cannot be checked: {error}"))),
     };
+    let formats = config.streams.iter().map(|stream| IntakeResults::check_format(stream, &registered));
+    let changed: Vec<String> = formats.filter_map(Result::err).collect();
+    if !changed.is_empty() {
+        return Err(SystemError::Refused(changed));
+    }
     let looks = journals.iter().map(|(stream, journal)| (stream.name.clone(), journal.look())).collect();
     agree(&Plan::of(config, &registered, &looks, &|_| true), code).map_err(SystemError::Plan)
 }

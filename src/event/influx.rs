@@ -214,7 +214,11 @@ impl<'a> Reader<'a, '_> {
                 _ => self.at += 1,
             }
         }
-        if self.at == start { self.wrong(or_else) } else { Ok(Piece { text: &self.line[start..self.at], escapes: escaped }) }
+        if self.at == start {
+            self.wrong(or_else)
+        } else {
+            Ok(Piece { text: &self.line[start..self.at], escapes: escaped })
+        }
     }
 
     /// A name, and the `=` behind it.

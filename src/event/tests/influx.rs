@@ -174,7 +174,8 @@ fn what_is_wrong_with_a_line_is_said_with_its_place() {
         ("`=` is expected behind the name of a tag", "`=` is expected behind the name of a field");
     let field = "the name of a field is expected";
     let value = "a number, a boolean or a text in double quotes is expected";
-    let (text, timestamp) = ("a text without its second quote begins", "a timestamp, which is a whole number, is expected");
+    let (text, timestamp) =
+        ("a text without its second quote begins", "a timestamp, which is a whole number, is expected");
     for (line, what, at) in [
         (",t=x f=1", measurement, 1),
         ("  ,t=x f=1", measurement, 3),
@@ -214,8 +215,9 @@ fn what_is_wrong_with_a_line_is_said_with_its_place() {
     ] {
         assert_eq!(reason(line), format!("{what} at byte {at}"), "{line}");
     }
-    for wrong in "NaN nan Inf +Inf -Inf inf infinity 0x10 1_000 +1 - . -. e5 1e 1e+ 1.2.3 1ii i u -1u 1.5i 1e5u tRUE yes 'x' ٣"
-        .split(' ')
+    for wrong in
+        "NaN nan Inf +Inf -Inf inf infinity 0x10 1_000 +1 - . -. e5 1e 1e+ 1.2.3 1ii i u -1u 1.5i 1e5u tRUE yes 'x' ٣"
+            .split(' ')
     {
         assert_eq!(reason(&format!("m f={wrong}")), format!("{value} at byte 5"), "{wrong}");
         assert_eq!(reason(&format!("m a=1,f={wrong},b=2")), format!("{value} at byte 9"), "{wrong}");
