@@ -77,7 +77,9 @@ fn expected() -> BTreeMap<(i64, String), [i64; 4]> {
 }
 
 fn stored(mill: &Mill) -> BTreeMap<(i64, String), [i64; 4]> {
-    let rows = mill.sql("SELECT json_array(window_start_ms, host, n, used * 2, bytes, up) AS r FROM load");
+    let rows = mill.sql(
+        "SELECT json_array(window_start_ms, host, n, coalesce(used, 0) * 2, coalesce(bytes, 0), up) AS r FROM load",
+    );
     let row = |row: String| {
         let row: Value = serde_json::from_str(&row).unwrap();
         let number = |index: usize| row[index].as_f64().unwrap_or_else(|| panic!("{row}")) as i64;
@@ -160,7 +162,7 @@ fn a_point_without_a_timestamp_takes_the_ingest_time_and_one_that_is_no_time_is_
     let before = now_ms();
     let far = "9223372036854775807";
     let body =
-        format!("@cpu,host=now bytes=7i\ncpu,host=a bytes=1i {far}\ncpu,host=a bytes=1i {far}0\ncpu,host=b time=3 0");
+        format!("cpu,host=b time=3 0\n@cpu,host=now bytes=7i\ncpu,host=a bytes=1i {far}\ncpu,host=a bytes=1i {far}0");
     assert_eq!(post(&daemon, &[], body.as_bytes()), (202, [4, 0, 4]), "no line is a control line here");
     daemon.wait_for_commit();
     let after = now_ms();
@@ -173,17 +175,18 @@ fn a_point_without_a_timestamp_takes_the_ingest_time_and_one_that_is_no_time_is_
     assert_eq!(
         letters,
         [
-            json!([2, "time", "time", first]).to_string(),
-            json!([3, "time", "time", "the point's timestamp: the number is out of range"]).to_string(),
+            json!([3, "time", "time", first]).to_string(),
+            json!([4, "time", "time", "the point's timestamp: the number is out of range"]).to_string(),
         ]
     );
     let raw = mill.sql("SELECT coalesce(event_time, 'none') AS r FROM raw_events ORDER BY position");
-    assert_eq!(raw, ["none", "none", "none", "0"]);
+    assert_eq!(raw, ["0", "none", "none", "none"]);
 }
 
 #[test]
 fn letters_of_points_count_once_their_pipeline_is_mended() {
-    let mill = Mill::new(&CONFIG.replace("sum(used)", "sum(CAST(text AS bigint))"));
+    let with = |used: &str| format!("{CONFIG}\n[[pipelines.load.stages]]\nset = {{ used = \"{used}\" }}");
+    let mill = Mill::new(&with("CAST(text AS bigint)"));
     let daemon = mill.start();
     let lines =
         "cpu,host=a text=\"n1\" 1431856800000000\ncpu,host=b text=\"n2\"\ncpu,host=c text=\"3\" 1431856800000000\n";
@@ -193,7 +196,7 @@ fn letters_of_points_count_once_their_pipeline_is_mended() {
     let took = mill.sql("SELECT ingest_time || '' AS r FROM raw_events WHERE position = 2")[0].parse::<i64>().unwrap();
     assert!(daemon.stop().success());
 
-    let mended = CONFIG.replace("sum(used)", "sum(CAST(replace(text, 'n', '') AS bigint))");
+    let mended = with("CAST(replace(text, 'n', '') AS bigint)");
     mill.write_config(&mended.replace("group_by", "start = \"now\"\n    group_by"));
     let plan = String::from_utf8(mill.verb("plan", &[]).stdout).unwrap();
     let code = plan.split("--accept-plan ").nth(1).unwrap_or_else(|| panic!("{plan}")).split('`').next().unwrap();
