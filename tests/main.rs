@@ -16,6 +16,7 @@ mod examples;
 mod faults;
 mod hostile;
 mod http_ingest;
+mod influx;
 mod main_job;
 mod million;
 mod operate;

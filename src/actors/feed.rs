@@ -7,7 +7,7 @@ use super::mailbox::Outlet;
 use super::messages::{FlushDue, FlushReason, Records};
 use super::recent::{Cursor, Next, Recent};
 use super::stats::{PipelineState, PipelineStats};
-use crate::event::{Batch, Decoded, Decoder, Position, PositionRange, Replay, behind_lines, piece_end};
+use crate::event::{Batch, Decoded, Decoder, Position, PositionRange, Replay, piece_end};
 use crate::journal::{Block, Journal, JournalError, Payload, Reader};
 use crate::limits::BATCH_BYTES_MAX;
 use tokio::sync::watch;
@@ -188,7 +188,7 @@ fn open(block: Block, decoder: &Decoder, from: Position) -> Result<Opened, Journ
             return Ok(Opened::Batch(replay.batch(decoded, range, ingest_time, origin, before)));
         }
         Payload::Body { lines, max_line } => {
-            let at = behind_lines(lines, before);
+            let at = decoder.behind_lines(lines, before);
             let (lines, max_line) = (lines.clone(), usize::try_from(*max_line).unwrap_or(usize::MAX));
             return Ok(Opened::Body(Body { block, lines, max_line, at }));
         }

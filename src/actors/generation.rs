@@ -20,7 +20,6 @@ use super::stats::ActorStats;
 use super::window::{Window, WindowOutput};
 use crate::clock::Clock;
 use crate::config::PipelineConfig;
-use crate::event::Decoder;
 use crate::pipeline::{IntakeOperator, StageOperator};
 use crate::store::{Change, Snapshot, StoreError};
 use crate::window::{FirstRecord, Open, Operator as WindowOperator, OperatorConfig, Watermark};
@@ -101,7 +100,7 @@ impl Pipeline {
         let feed = Feed {
             journal: self.journal.clone(),
             recent: self.recent.clone(),
-            decoder: Decoder::new(self.fields.clone()),
+            decoder: self.decoder.clone(),
             to: records,
             flush: due.clone(),
             stats: self.stats.clone(),
@@ -243,13 +242,13 @@ impl Pipeline {
     fn operator(&self, snapshot: &Snapshot) -> Result<Operator, StoreError> {
         let checkpoint = &snapshot.checkpoint;
         let Some(config) = &self.config else {
-            let operator = IntakeOperator::new(checkpoint.position, self.raw_events.as_ref(), &self.fields);
+            let operator = IntakeOperator::new(checkpoint.position, self.raw_events.as_ref(), self.decoder.fields());
             return Ok(Operator::Intake(operator));
         };
         let watermark = Watermark::restore(config.watermark, checkpoint.watermark, checkpoint.silence_ms);
         let operator = StageOperator::new(
             (config.clone(), snapshot.revision),
-            &self.fields,
+            self.decoder.fields(),
             &self.registry,
             self.windows,
             checkpoint.position,

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::feed::events_upto;
 use super::pipeline::{Lost, Pipeline, Unbegun};
 use super::stats::PipelineState;
-use crate::event::{Account, Decoder, Position, replay_name};
+use crate::event::{Account, Position, replay_name};
 use crate::journal::{JournalError, Progress};
 use crate::store::{Change, Checkpoint, Chunk, Flush, Snapshot, StoreError};
 
@@ -291,7 +291,7 @@ impl Pipeline {
         missing: Option<Lost>,
         to: Position,
     ) -> Result<(u64, Option<u64>), OrderError> {
-        let (journal, decoder) = (self.journal.clone(), Decoder::new(self.fields.clone()));
+        let (journal, decoder) = (self.journal.clone(), self.decoder.clone());
         let from = missing.as_ref().map_or(checkpoint.position, |missing| missing.upto);
         let counted = tokio::task::spawn_blocking(move || {
             Ok::<_, JournalError>((events_upto(&journal, &decoder, from)?, events_upto(&journal, &decoder, to)?))

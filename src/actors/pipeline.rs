@@ -17,7 +17,7 @@ use super::replay::Lease;
 use super::stats::{PipelineState, PipelineStats, StatsRegistry};
 use crate::clock::Clock;
 use crate::config::{LetterLimit, PipelineConfig, RawEventsConfig, Start};
-use crate::event::{Fields, Position};
+use crate::event::{Decoder, Position};
 use crate::journal::Journal;
 use crate::pipeline::{Missing, Results, StageRegistry, Step, in_stored_order, step};
 use crate::store::{Admit, Course, Definition, Snapshot, Store, StoreError};
@@ -41,7 +41,7 @@ pub struct Pipeline {
     pub raw_events: Option<RawEventsConfig>,
     pub windows: usize,
     pub flush_every: Duration,
-    pub fields: Arc<Fields>,
+    pub decoder: Decoder,
     pub registry: Arc<StageRegistry>,
     pub journal: Arc<Journal>,
     pub recent: Arc<Recent>,

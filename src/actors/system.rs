@@ -185,7 +185,7 @@ impl System {
         let raw_time = raw_time.map(|(field, _)| field.clone());
         let pipelines: Vec<_> = self.config.pipelines.iter().filter(|one| one.stream == config.name).collect();
         let fields = pipelines.iter().flat_map(|pipeline| fields_of(pipeline)).chain(raw_time);
-        let (decoders, _) = watch::channel(Decoder::new(Arc::new(Fields::new(fields))));
+        let (decoders, _) = watch::channel(Decoder::of(config.format, Arc::new(Fields::new(fields))));
         let (handle, resend) = self.ingest(config, &journal, &recent, &decoders);
         let names = pipelines.iter().map(|pipeline| pipeline.name.clone());
         let commits = Commits::new(journal.clone(), names.chain([format!("@{}", config.name)]));
@@ -200,7 +200,9 @@ impl System {
         let raw_events = handle.config.raw_events.clone();
         let definition: Arc<dyn Definition> = match &config {
             Some(config) => Arc::new(Results::new(config.clone(), &BTreeMap::new())),
-            None => Arc::new(IntakeResults::new(name, raw_events.as_ref().map(|raw| raw.retain_ms))),
+            None => {
+                Arc::new(IntakeResults::new(name, handle.config.format, raw_events.as_ref().map(|raw| raw.retain_ms)))
+            }
         };
         let (committed, commits_seen) = watch::channel(0);
         let (began, begins) = oneshot::channel();
@@ -228,7 +230,7 @@ impl System {
             raw_events,
             windows: self.windows,
             flush_every: Duration::from_millis(self.config.store.flush_every_ms as u64),
-            fields: decoders.borrow().fields().clone(),
+            decoder: decoders.borrow().clone(),
             registry: self.registry.clone(),
             journal: journal.clone(),
             recent: recent.clone(),
@@ -339,7 +341,7 @@ impl System {
             let own = pipelines.iter().filter(|pipeline| pipeline.stream == stream.handle.config.name);
             let fields = stream.decoders.borrow().fields().and(own.flat_map(fields_of));
             if fields.len() > stream.decoders.borrow().fields().len() {
-                stream.decoders.send_replace(Decoder::new(Arc::new(fields)));
+                stream.decoders.send_replace(Decoder::of(stream.handle.config.format, Arc::new(fields)));
             }
         }
     }
@@ -385,6 +387,11 @@ async fn accept(
         }
         Err(error) => return Err(SystemError::Plan(format!("the plan cannot be checked: {error}"))),
     };
+    let formats = config.streams.iter().map(|stream| IntakeResults::check_format(stream, &registered));
+    let changed: Vec<String> = formats.filter_map(Result::err).collect();
+    if !changed.is_empty() {
+        return Err(SystemError::Refused(changed));
+    }
     let looks = journals.iter().map(|(stream, journal)| (stream.name.clone(), journal.look())).collect();
     agree(&Plan::of(config, &registered, &looks, &|_| true), code).map_err(SystemError::Plan)
 }

@@ -190,7 +190,7 @@ async fn flush_one(account: Account) -> (Option<Ended>, u64) {
     journal.append(block, Box::new(()));
 
     let store = Store::open(&StoreUrl::Sqlite(folder.path().join("tidemill.db")), true).unwrap();
-    let definition: Arc<dyn Definition> = Arc::new(IntakeResults::new("web", None));
+    let definition: Arc<dyn Definition> = Arc::new(IntakeResults::new("web", crate::event::Format::Ndjson, None));
     let snapshot = store.begin(definition.clone(), "web", Box::new(|_, _| Ok(Course::GoOn))).await.unwrap();
     let (keeper, mut ended) = Keeper::new();
     let (outcome, mut outcomes) = watch::channel(Outcome::default());

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::pipeline::{late_name, missing_time, unit_name};
 use super::windows::window_definition;
 use super::{AtLimit, Config, Durability, PipelineConfig, Start, StoreUrl, StreamConfig, Tokens};
-use crate::event::{Field, TimeUnit};
+use crate::event::{Field, Format, TimeUnit};
 use crate::limits::{CONNECTION_BUFFERS_BYTES_MAX, HTTP_BODIES_BYTES_MAX};
 use crate::units::{format_duration, format_size};
 
@@ -89,7 +89,13 @@ fn describe_stream(out: &mut Writer, stream: &StreamConfig) {
     if let Some(tcp) = stream.tcp {
         out.line("tcp", address(tcp));
     }
-    out.line("format", quoted("ndjson"));
+    match stream.format {
+        Format::Ndjson => out.line("format", quoted("ndjson")),
+        Format::Influx => {
+            out.line("format", quoted("influx"));
+            out.line("precision", quoted(unit_name(stream.precision)));
+        }
+    }
     out.tokens("token", &stream.tokens);
     if stream.tokens.is_empty() {
         // Without a token, only a stream that says so is beyond loopback.
@@ -106,7 +112,7 @@ fn describe_stream(out: &mut Writer, stream: &StreamConfig) {
     out.size("max_line", stream.max_line_bytes as u64);
     if let Some(raw) = &stream.raw_events {
         out.line("raw_events", format!("{{ retain = {} }}", quoted(&format_duration(raw.retain_ms))));
-        if let Some((field, unit)) = &raw.time {
+        if let Some((field, unit)) = raw.time.as_ref().filter(|(field, _)| *field != Field::timestamp()) {
             out.line("time", time(field, *unit));
         }
     }
@@ -117,6 +123,9 @@ fn describe_pipeline(out: &mut Writer, pipeline: &PipelineConfig) {
     out.line("stream", quoted(&pipeline.stream));
     match &pipeline.time {
         None => out.0.push_str("# no time: event time is the ingest time\n"),
+        Some(config) if config.of_point => {
+            out.0.push_str("# no time: event time is the point's own timestamp, else the ingest time\n");
+        }
         Some(config) => {
             out.line("time", time(&config.field, config.unit));
             out.line("missing_time", quoted(missing_time(config)));

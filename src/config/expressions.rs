@@ -105,6 +105,10 @@ pub(super) fn of_type(sql_type: SqlType) -> &'static str {
     }
 }
 
+/// Units of times that are numbers.
+pub(super) const TIME_UNITS: [(&str, TimeUnit); 4] =
+    [("s", TimeUnit::Seconds), ("ms", TimeUnit::Millis), ("us", TimeUnit::Micros), ("ns", TimeUnit::Nanos)];
+
 /// `time = "ts"` or `time = { field = "ts", unit = "ms" }`
 pub(super) fn read_time(setting: &Setting<'_>) -> Option<(Field, Option<TimeUnit>)> {
     const EXPECTED: &str = "a field such as \"ts\", or { field = \"ts\", unit = \"ms\" }";
@@ -113,8 +117,7 @@ pub(super) fn read_time(setting: &Setting<'_>) -> Option<(Field, Option<TimeUnit
     }
     let mut section = setting.section(EXPECTED)?;
     let field = section.require("field", "field = \"ts\"").and_then(|field| read_field(&field, EXPECTED));
-    let units = [("s", TimeUnit::Seconds), ("ms", TimeUnit::Millis), ("us", TimeUnit::Micros), ("ns", TimeUnit::Nanos)];
-    let unit = section.take("unit").and_then(|unit| unit.choice(&units, &[]));
+    let unit = section.take("unit").and_then(|unit| unit.choice(&TIME_UNITS, &[]));
     section.finish();
     Some((field?, unit))
 }

@@ -26,7 +26,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::event::{Field, TimeUnit};
+use crate::event::{Field, Format, TimeUnit};
 use crate::expr::{Expr, SqlType};
 use crate::window::{AggregateKind, LatePolicy, WatermarkSpec, WindowSpec};
 
@@ -149,6 +149,10 @@ pub struct StreamConfig {
     pub name: String,
     /// Where its lines arrive.
     pub tcp: Option<SocketAddr>,
+    /// What its lines are.
+    pub format: Format,
+    /// The unit of the points' timestamps, in an Influx stream.
+    pub precision: TimeUnit,
     /// Tokens that may put events into it; empty where none is wanted.
     pub tokens: Tokens,
     /// What an acknowledged line survives.
@@ -168,7 +172,7 @@ pub struct StreamConfig {
 pub struct RawEventsConfig {
     /// Events stay so long, by their ingest time.
     pub retain_ms: i64,
-    /// The stream's `time`: where an event's time stands in the line, and its unit.
+    /// The stream's `time`, or its points' timestamp: where an event's time stands in the line, and its unit.
     pub time: Option<(Field, Option<TimeUnit>)>,
 }
 
@@ -210,6 +214,8 @@ pub struct TimeConfig {
     pub unit: Option<TimeUnit>,
     /// Whether an event without it takes its ingest time; else it is a letter.
     pub missing_is_ingest: bool,
+    /// Whether it is the timestamp of Influx points.
+    pub of_point: bool,
 }
 
 /// What fills a slot of a pipeline's expressions.

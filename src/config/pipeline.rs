@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::event::TimeUnit;
+use crate::event::{Field, TimeUnit};
 use crate::units::{format_duration, format_size};
 use crate::window::{LatePolicy, WatermarkSpec, WindowSpec};
 
@@ -139,12 +139,15 @@ fn read_pipeline_time(
 ) -> Option<TimeConfig> {
     let words = [("dead_letter", false), ("ingest", true)];
     let missing = section.take("missing_time").and_then(|setting| setting.choice(&words, &[]));
-    let missing_is_ingest = missing.unwrap_or(false);
-    let (field, unit) = match section.take("time") {
-        Some(setting) => read_time(&setting)?,
-        None => defaults.time.clone()?,
+    let given = match section.take("time") {
+        Some(setting) => Some(read_time(&setting)?),
+        None => defaults.time.clone(),
     };
-    Some(TimeConfig { slot: scope.field_slot(&field), field, unit, missing_is_ingest })
+    let of_point = given.is_none();
+    let (field, unit) = given.or(defaults.timestamp.map(|unit| (Field::timestamp(), Some(unit))))?;
+    // A point need not have a timestamp.
+    let missing_is_ingest = of_point || missing.unwrap_or(false);
+    Some(TimeConfig { slot: scope.field_slot(&field), field, unit, missing_is_ingest, of_point })
 }
 
 fn read_watermark(section: &mut Section<'_>, defaults: &StreamDefaults) -> WatermarkSpec {
@@ -194,6 +197,9 @@ pub(super) fn missing_time(time: &TimeConfig) -> &'static str {
 }
 
 fn time_definition(time: &TimeConfig) -> serde_json::Value {
+    if time.of_point {
+        return json!({ "timestamp": time.unit.map(unit_name) });
+    }
     json!({ "field": time.field.to_string(), "unit": time.unit.map(unit_name) })
 }
 

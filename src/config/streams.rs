@@ -1,10 +1,10 @@
 //! `[streams.<name>]`
 
-use crate::event::{Field, TimeUnit};
+use crate::event::{Field, Format, TimeUnit};
 use crate::units::format_size;
 
 use super::address::{Listener, read_address};
-use super::expressions::read_time;
+use super::expressions::{TIME_UNITS, read_time};
 use super::reader::{Section, Setting};
 use super::report::Mistake;
 use super::tokens::{Tokens, read_tokens};
@@ -23,6 +23,8 @@ const MAX_LINE_MAX_BYTES: u64 = 64 << 20;
 #[derive(Clone, Debug, Default)]
 pub(super) struct StreamDefaults {
     pub(super) time: Option<(Field, Option<TimeUnit>)>,
+    /// The unit of its points' timestamps, which are the time where none is given.
+    pub(super) timestamp: Option<TimeUnit>,
     pub(super) delay_ms: Option<i64>,
     pub(super) idle_ms: Option<i64>,
     pub(super) max_ahead_ms: Option<i64>,
@@ -58,8 +60,7 @@ pub(super) fn read_streams(root: &mut Section<'_>) -> Vec<Stream> {
 
 fn read_stream(name: &str, mut section: Section<'_>) -> Stream {
     let listener = section.take("tcp").and_then(|setting| read_address(&setting));
-    let formats = [("ndjson", ())];
-    section.take("format").and_then(|setting| setting.choice(&formats, &["influx"]));
+    let (format, precision) = read_format(&mut section);
     let tokens = read_access(&mut section, listener.as_ref());
     let durabilities = [("fsync", Durability::Fsync), ("os", Durability::Os)];
     let durability = section.take("durability").and_then(|setting| setting.choice(&durabilities, &[]));
@@ -71,16 +72,19 @@ fn read_stream(name: &str, mut section: Section<'_>) -> Stream {
     let journal_keep = section.take("journal_keep").and_then(|setting| setting.duration(0));
     let defaults = StreamDefaults {
         time: section.take("time").and_then(|setting| read_time(&setting)),
+        timestamp: (format == Format::Influx).then_some(precision),
         delay_ms: section.take("delay").and_then(|setting| setting.duration(0)),
         idle_ms: section.take("idle").and_then(|setting| setting.duration(0)),
         max_ahead_ms: section.take("max_ahead").and_then(|setting| setting.duration(0)),
     };
-    let raw_events = read_raw_events(&mut section, &defaults);
-    section.later(&["precision"]);
+    let raw_time = defaults.time.clone().or(defaults.timestamp.map(|unit| (Field::timestamp(), Some(unit))));
+    let raw_events = read_raw_events(&mut section, raw_time);
     section.finish();
     let config = StreamConfig {
         name: name.to_owned(),
         tcp: listener.as_ref().map(|listener| listener.address),
+        format,
+        precision,
         tokens,
         durability: durability.unwrap_or(Durability::Fsync),
         journal_limit_bytes: journal_limit,
@@ -92,13 +96,28 @@ fn read_stream(name: &str, mut section: Section<'_>) -> Stream {
     Stream { config, defaults, listener }
 }
 
+/// `format` and `precision`: what the lines are, and the unit of a point's timestamp.
+fn read_format(section: &mut Section<'_>) -> (Format, TimeUnit) {
+    let formats = [("ndjson", Format::Ndjson), ("influx", Format::Influx)];
+    let format = section.take("format").map_or(Some(Format::Ndjson), |setting| setting.choice(&formats, &[]));
+    let setting = section.take("precision");
+    let precision = setting.as_ref().and_then(|setting| setting.choice(&TIME_UNITS, &[]));
+    if let (Some(setting), Some(Format::Ndjson)) = (setting, format) {
+        let message = format!("`{}` is the unit of an Influx point's timestamp: lines of JSON have none", setting.path);
+        let mistake = Mistake::at(setting.key_span.clone(), message).expected("`format = \"influx\"` beside it");
+        let help = "the unit of a field is part of `time`: `time = { field = \"ts\", unit = \"ms\" }`";
+        section.context.note(mistake.help(help));
+    }
+    (format.unwrap_or_default(), precision.unwrap_or(TimeUnit::Nanos))
+}
+
 /// `raw_events = { retain = "30d" }`
-fn read_raw_events(section: &mut Section<'_>, defaults: &StreamDefaults) -> Option<RawEventsConfig> {
+fn read_raw_events(section: &mut Section<'_>, time: Option<(Field, Option<TimeUnit>)>) -> Option<RawEventsConfig> {
     let mut section = section.take("raw_events")?.section("{ retain = \"30d\" }")?;
     // Without it the table would grow without end.
     let retain = section.require("retain", "retain = \"30d\"").and_then(|retain| retain.duration(RAW_RETAIN_MIN_MS));
     section.finish();
-    Some(RawEventsConfig { retain_ms: retain?, time: defaults.time.clone() })
+    Some(RawEventsConfig { retain_ms: retain?, time })
 }
 
 fn read_journal_limit(section: &mut Section<'_>, max_line: u64) -> u64 {

@@ -21,6 +21,11 @@ impl Field {
         Self(vec![Step::Key(name.into())])
     }
 
+    /// The timestamp of an Influx point. A point has no field without a name.
+    pub fn timestamp() -> Self {
+        Self::top("")
+    }
+
     /// A path; `None` unless it begins with a key.
     pub fn new(steps: Vec<Step>) -> Option<Self> {
         matches!(steps.first(), Some(Step::Key(_))).then_some(Self(steps))

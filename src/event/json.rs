@@ -99,15 +99,20 @@ impl Sink {
         if self.escapes == Escapes::None || memchr(b'\\', string.as_bytes()).is_none() {
             return Cell::Text(self.span(string));
         }
+        let mut fault = None;
+        let text = self.append(|arena| fault = unescape(string, arena).err());
+        fault.map_or(text, Cell::Invalid)
+    }
+
+    /// Text that is not in the batch as it should be, put into the arena.
+    pub fn append(&mut self, write: impl FnOnce(&mut String)) -> Cell {
         let before = self.arena.len();
-        match unescape(string, &mut self.arena) {
-            Ok(()) => Cell::Text(Span { start: (self.len + before) as u32, len: (self.arena.len() - before) as u32 }),
-            Err(fault) => Cell::Invalid(fault),
-        }
+        write(&mut self.arena);
+        Cell::Text(Span { start: (self.len + before) as u32, len: (self.arena.len() - before) as u32 })
     }
 
     /// Where a piece of the batch stands. sonic-rs copies only strings with escapes, of which no place is asked for.
-    fn span(&self, piece: &str) -> Span {
+    pub fn span(&self, piece: &str) -> Span {
         Span { start: (piece.as_ptr().addr() - self.base) as u32, len: piece.len() as u32 }
     }
 }

@@ -5,6 +5,7 @@ mod batch;
 mod decode;
 mod escape;
 mod field;
+mod influx;
 mod json;
 mod letter;
 mod position;
@@ -19,7 +20,7 @@ mod wanted;
 
 pub use account::Account;
 pub use batch::{Batch, Cell, Decoded, Fault, Origin, Span, is_producer_name};
-pub use decode::{DecodeError, Decoder, behind_lines, decodable, piece_end};
+pub use decode::{DecodeError, Decoder, Format, decodable, piece_end};
 pub use field::{Field, Fields, Step};
 pub use letter::{Counted, Letter, LetterKind};
 pub use position::{Position, PositionError, PositionRange};

@@ -78,13 +78,14 @@ impl Replay {
         for letter in &self.letters {
             let start = lines.len();
             lines.extend_from_slice(&letter.line);
-            // A line that somebody has edited in the store is still one line, and none is blank.
+            // A line that somebody has edited in the store is still one line, and counts.
             for byte in &mut lines[start..] {
                 if matches!(byte, b'\n' | b'\r') {
                     *byte = b' ';
                 }
             }
-            if lines[start..].trim_ascii().is_empty() {
+            if decoder.format().ignores(&lines[start..]) {
+                lines.truncate(start);
                 lines.extend_from_slice(b"null");
             }
             lines.push(b'\n');

@@ -2,6 +2,7 @@
 
 mod against_serde_json;
 mod by_shape;
+mod influx;
 
 use std::sync::Arc;
 

@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::actors::KEPT_BYTES;
 use crate::clock::Clock;
-use crate::event::{Decoded, Decoder, behind_lines, piece_end};
+use crate::event::{Decoded, Decoder, piece_end};
 use crate::limits::{BATCH_BYTES_MAX, HTTP_BODIES_BYTES_MAX, HTTP_BODY_BYTES_MAX, HTTP_BODY_TIMEOUT_MS};
 
 /// Bodies that are inflated and decoded at the same time: the threads of TCP and pipelines go on meanwhile.
@@ -234,7 +234,7 @@ impl Lines {
 
     /// The same without the first `count` lines.
     pub(super) fn behind(self, count: u64, decoder: &Decoder, max_line: usize) -> Self {
-        let rest = self.bytes[behind_lines(&self.bytes, count)..].to_vec();
+        let rest = self.bytes[decoder.behind_lines(&self.bytes, count)..].to_vec();
         drop(self);
         Self::decode(decoder, Arc::new(rest), max_line)
     }

@@ -1,7 +1,7 @@
 //! `POST /api/v1/streams/{name}/events`: a body of lines, taken whole or not at all, answered when it is durable.
 //!
-//! All lines of a body are events: one that begins with `@` is no control line here, and not decodable, so a letter. What a
-//! client has to say besides is in the headers.
+//! All lines of a body are events: one that begins with `@` is no control line here (in JSON it is not decodable, so a
+//! letter; an Influx point may begin so). What a client has to say besides is in the headers.
 
 use std::sync::Arc;
 

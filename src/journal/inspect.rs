@@ -11,7 +11,7 @@ use super::scan::Scan;
 use super::segment::{Head, list, segment_path};
 use super::tail::Tail;
 use super::{Block, JournalError, Payload};
-use crate::event::{Decoder, Position, PositionRange};
+use crate::event::{Decoder, Format, Position, PositionRange};
 
 /// Bytes of a file that are looked through at once.
 const CHUNK_BYTES: usize = 1024 * 1024;
@@ -58,15 +58,15 @@ pub struct Damage {
     pub producers_lost: bool,
 }
 
-/// Looks through the journal in a folder; `None` where there is none. While a daemon runs, the end is as of some moment.
+/// Looks through the journal in a folder, whose lines are of this format; `None` where there is none. While a daemon runs, the end is as of some moment.
 ///
 /// # Errors
 /// Where files cannot be read, or are newer than this version.
-pub fn inspect(dir: &Path) -> Result<Option<Inspection>, JournalError> {
+pub fn inspect(dir: &Path, format: Format) -> Result<Option<Inspection>, JournalError> {
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let surveyed = survey(dir);
+        let surveyed = survey(dir, format);
         // A daemon that runs deletes old segments, or writes over their files, while they are read.
         let gone = match &surveyed {
             Err(JournalError::Io { source, .. }) => source.kind() == io::ErrorKind::NotFound,
@@ -128,7 +128,7 @@ struct Found {
     tail: Option<Tail>,
 }
 
-pub(super) fn survey(dir: &Path) -> Result<Option<Survey>, JournalError> {
+pub(super) fn survey(dir: &Path, format: Format) -> Result<Option<Survey>, JournalError> {
     let firsts = match list(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         firsts => firsts.map_err(JournalError::at(dir))?,
@@ -141,6 +141,7 @@ pub(super) fn survey(dir: &Path) -> Result<Option<Survey>, JournalError> {
     let inspection = Inspection { id, segments: found.len(), first: firsts[0], ..Inspection::default() };
     let mut surveyor = Surveyor {
         dir,
+        format,
         survey: Survey { inspection, fixes: Vec::new(), hopeless: None },
         tail: Tail::default(),
         upto: firsts[0] - 1,
@@ -176,6 +177,7 @@ fn find(dir: &Path, first: Position) -> Result<Found, JournalError> {
 
 struct Surveyor<'a> {
     dir: &'a Path,
+    format: Format,
     survey: Survey,
     /// As of the last block.
     tail: Tail,
@@ -283,7 +285,7 @@ impl Surveyor<'_> {
             if let Some((header, bytes)) = scan.peek()?
                 && header.range.after >= upto
             {
-                let own = if header.range.after > upto { events_of(&header.to_block(bytes)) } else { 0 };
+                let own = if header.range.after > upto { events_of(&header.to_block(bytes), self.format) } else { 0 };
                 return Ok(Some((header, own)));
             }
         }
@@ -414,8 +416,8 @@ fn later(scan: &mut Scan, at: u64, upto: Position, is_last: bool) -> Result<Opti
 }
 
 /// Lines of a block that are events.
-fn events_of(block: &Block) -> u64 {
-    let decoder = Decoder::new(std::sync::Arc::default());
+fn events_of(block: &Block, format: Format) -> u64 {
+    let decoder = Decoder::of(format, std::sync::Arc::default());
     let decoded = match &block.payload {
         Payload::Lines(bytes) => decoder.decode(bytes.clone()),
         Payload::Body { lines, max_line } => {

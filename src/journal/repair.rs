@@ -11,7 +11,7 @@ use super::file::{PAGE, sync_dir};
 use super::inspect::{Damage, Fix, Hole, Piece, survey};
 use super::segment::NewSegment;
 use super::{Block, JournalError, Payload};
-use crate::event::{Origin, PositionRange};
+use crate::event::{Format, Origin, PositionRange};
 
 /// What a file is written as before it has its name; what an earlier attempt left of it is written over.
 const UNFINISHED: &str = "repair.tmp";
@@ -27,13 +27,13 @@ pub struct Repaired {
     pub kept: Option<PathBuf>,
 }
 
-/// Repairs the journal in a folder, which no daemon may have open. All or nothing of each file, so that it can be done
+/// Repairs the journal in a folder, which no daemon may have open, and whose lines are of this format. All or nothing of each file, so that it can be done
 /// again after a crash.
 ///
 /// # Errors
 /// Where files cannot be read or written, or nothing tells whose the blocks are.
-pub fn repair(dir: &Path) -> Result<Vec<Repaired>, JournalError> {
-    let Some(survey) = survey(dir)? else { return Ok(Vec::new()) };
+pub fn repair(dir: &Path, format: Format) -> Result<Vec<Repaired>, JournalError> {
+    let Some(survey) = survey(dir, format)? else { return Ok(Vec::new()) };
     if let Some(path) = survey.hopeless {
         return Err(JournalError::Hopeless { path });
     }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
-use crate::config::{ColumnSource, ColumnType, PipelineConfig};
-use crate::event::{Fault, Position, Row, Value};
+use crate::config::{ColumnSource, ColumnType, PipelineConfig, StreamConfig};
+use crate::event::{Fault, Format, Position, Row, Value};
 use crate::expr::SqlType;
-use crate::store::{Column, Definition};
+use crate::store::{Column, Definition, Registered};
 use crate::window::{AggregateKind, AggregateValue, State, WindowSpec, decode_key};
 
 /// A pipeline's results, as the store asks for them.
@@ -169,8 +169,31 @@ pub struct IntakeResults {
 impl IntakeResults {
     /// The intake of a stream. Its name cannot be that of a pipeline. Its raw events stay so long in the store; that is no
     /// part of its definition: it may change at every start.
-    pub fn new(stream: &str, raw_retain_ms: Option<i64>) -> Self {
-        Self { name: format!("@{stream}"), definition: serde_json::json!({ "intake": stream }), raw_retain_ms }
+    pub fn new(stream: &str, format: Format, raw_retain_ms: Option<i64>) -> Self {
+        Self { name: format!("@{stream}"), definition: intake_definition(stream, format), raw_retain_ms }
+    }
+
+    /// Whether a stream is of the format that it has been of, as the store knows.
+    ///
+    /// # Errors
+    /// What has changed, and what to do.
+    pub fn check_format(stream: &StreamConfig, registered: &[Registered]) -> Result<(), String> {
+        let (name, own) = (format!("@{}", stream.name), intake_definition(&stream.name, stream.format));
+        match registered.iter().any(|intake| intake.name == name && intake.definition != own) {
+            false => Ok(()),
+            true => Err(format!(
+                "stream {}: its `format` has changed, and its journal holds lines of the old one: a stream keeps its format; \
+                 take the change back, and give the other lines a stream of another name",
+                stream.name
+            )),
+        }
+    }
+}
+
+fn intake_definition(stream: &str, format: Format) -> Json {
+    match format {
+        Format::Ndjson => serde_json::json!({ "intake": stream }),
+        Format::Influx => serde_json::json!({ "format": "influx", "intake": stream }),
     }
 }
 

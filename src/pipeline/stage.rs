@@ -244,15 +244,18 @@ impl StageOperator {
 
     fn event_time(&self, batch: &Batch, row: usize) -> Result<i64, Refusal> {
         let Some(time) = &self.config.time else { return Ok(batch.line_ingest_time(row)) };
-        let refusal = |reason| Refusal { kind: LetterKind::Time, stage: "time".into(), reason };
-        let Some(column) = self.columns[time.slot] else { return Err(refusal(format!("{} is missing", time.field))) };
-        match batch.decoded.value(column, row) {
+        let refusal = |reason| {
+            let name = if time.of_point { "the point's timestamp".to_owned() } else { time.field.to_string() };
+            Err(Refusal { kind: LetterKind::Time, stage: "time".into(), reason: format!("{name}{reason}") })
+        };
+        match self.columns[time.slot].map_or(Ok(Value::Null), |column| batch.decoded.value(column, row)) {
             Ok(Value::Null) if time.missing_is_ingest => Ok(batch.line_ingest_time(row)),
-            Ok(Value::Null) => Err(refusal(format!("{} is missing", time.field))),
-            Ok(value) => time_from_value(&value, time.unit).ok_or_else(|| {
-                refusal(format!("{} is no time in the years 1 to 9999: {}", time.field, excerpt(&value)))
-            }),
-            Err(fault) => Err(refusal(format!("{}: {fault}", time.field))),
+            Ok(Value::Null) => refusal(" is missing".to_owned()),
+            Ok(value) => match time_from_value(&value, time.unit) {
+                Some(time) => Ok(time),
+                None => refusal(format!(" is no time in the years 1 to 9999: {}", excerpt(&value))),
+            },
+            Err(fault) => refusal(format!(": {fault}")),
         }
     }
 

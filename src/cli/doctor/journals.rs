@@ -6,21 +6,21 @@ use serde_json::{Value, json};
 
 use super::owner::Owner;
 use super::{Check, Verdict};
-use crate::event::PositionRange;
+use crate::event::{Format, PositionRange};
 use crate::journal::{Damage, Inspection, JournalError, inspect, repair};
 use crate::store::Kept;
 use crate::units::format_size;
 
 /// Looks through a stream's journal, and repairs it where that is asked for and needed. What it is then.
 pub(super) fn look(
-    stream: &str,
+    (stream, format): (&str, Format),
     dir: &Path,
     owner: &Owner,
     may_repair: bool,
     kept: &[Kept],
 ) -> (Option<Inspection>, Vec<Check>) {
     let name = format!("journal {stream}");
-    let found = match inspect(dir) {
+    let found = match inspect(dir, format) {
         Ok(Some(found)) => found,
         Ok(None) => return (None, vec![Check::ok(name, "not there yet: the first start makes it")]),
         Err(error) => return (None, vec![unreadable(&name, &error)]),
@@ -41,7 +41,7 @@ pub(super) fn look(
         }));
         return (Some(found), checks);
     }
-    let repaired = match repair(dir) {
+    let repaired = match repair(dir, format) {
         Ok(repaired) => repaired,
         Err(error) => return (Some(found), vec![unreadable(&name, &error)]),
     };
@@ -53,7 +53,7 @@ pub(super) fn look(
         log::warn!("{name}: {says}");
         checks.push(Check::warning(&name, says, "start the daemon"));
     }
-    match inspect(dir) {
+    match inspect(dir, format) {
         Ok(Some(found)) => {
             checks.push(whole(&name, &found));
             (Some(found), checks)

@@ -103,7 +103,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
     let mut journals = Vec::new();
     for stream in &config.streams {
         let dir = config.data_dir.join("journal").join(&stream.name);
-        let (found, mut of_stream) = journals::look(&stream.name, &dir, &owner, args.repair, &kept);
+        let (found, mut of_stream) = journals::look((&stream.name, stream.format), &dir, &owner, args.repair, &kept);
         checks.append(&mut of_stream);
         journals.push((stream.name.as_str(), found));
     }

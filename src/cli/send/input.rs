@@ -1,5 +1,5 @@
-//! Files and stdin as chunks of whole lines that count: what is blank is left out, so that a line's number here is its
-//! number there.
+//! Files and stdin as chunks of whole lines that count: what is blank or a comment is left out, so that a line's number
+//! here is its number there.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -11,6 +11,7 @@ use flate2::bufread::MultiGzDecoder;
 use memchr::{memchr, memrchr};
 
 use super::Counting;
+use crate::event::Format;
 
 /// Bytes that are read at once.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -46,6 +47,8 @@ pub(super) struct Lines {
     torn: Vec<u8>,
     /// Lines before, blank ones included: as an editor counts.
     lines_read: u64,
+    /// What it holds, by its first line: which lines are comments depends on it.
+    format: Option<Format>,
     ended: bool,
 }
 
@@ -71,7 +74,7 @@ impl Lines {
 
     /// Any source under this name.
     pub(super) fn new(name: &str, reader: Box<dyn Read + Send>) -> Self {
-        Self { name: name.into(), reader, torn: Vec::new(), lines_read: 0, ended: false }
+        Self { name: name.into(), reader, torn: Vec::new(), lines_read: 0, format: None, ended: false }
     }
 
     /// The first line that is sent, or nothing; for a source that is read for this alone.
@@ -123,7 +126,7 @@ impl Lines {
         }
     }
 
-    /// Counts lines, refuses control lines and leaves out blank ones.
+    /// Counts lines, refuses control lines and leaves out blank ones and comments.
     fn checked(&mut self, mut bytes: Vec<u8>) -> Result<Chunk, InputError> {
         let (mut start, mut lines, mut kept) = (0, 0, 0);
         while let Some(lf) = memchr(b'\n', &bytes[start..]).map(|at| start + at) {
@@ -132,7 +135,11 @@ impl Lines {
                 return Err(InputError::ControlLine { input: self.name.clone(), line: self.lines_read });
             }
             // Most lines show with their first byte that they are not blank.
-            if bytes[start] > b' ' || !bytes[start..lf].trim_ascii().is_empty() {
+            let first = match bytes[start] {
+                first if first > b' ' => Some(first),
+                _ => bytes[start..lf].trim_ascii_start().first().copied(),
+            };
+            if first.is_some_and(|first| !self.is_comment(first)) {
                 if kept < start {
                     bytes.copy_within(start..=lf, kept);
                 }
@@ -143,6 +150,12 @@ impl Lines {
         }
         bytes.truncate(kept);
         Ok(Chunk { bytes, lines })
+    }
+
+    /// Whether a line that begins so is a comment, which an Influx stream does not count.
+    fn is_comment(&mut self, first: u8) -> bool {
+        let format = self.format.get_or_insert(if first == b'{' { Format::Ndjson } else { Format::Influx });
+        first == b'#' && *format == Format::Influx
     }
 }
 
@@ -187,6 +200,17 @@ mod tests {
         }
         assert_eq!(all(dribble("\n \n", 1)).unwrap(), (Vec::new(), 0));
         assert_eq!(dribble("\n\n{\"x\": 1}\n{}", 2).first_line().unwrap(), b"{\"x\": 1}");
+    }
+
+    #[test]
+    fn comments_are_left_out_unless_the_first_line_is_json() {
+        let points = "# a\n\n #b\ncpu v=1\n# c\ncpu v=2\n";
+        let json = " {}\n# no comment, but a letter\n";
+        for step in [1, 1_000] {
+            let (bytes, count) = all(dribble(points, step)).unwrap();
+            assert_eq!((String::from_utf8(bytes).unwrap().as_str(), count), ("cpu v=1\ncpu v=2\n", 2));
+            assert_eq!(all(dribble(json, step)).unwrap(), (json.as_bytes().to_vec(), 2));
+        }
     }
 
     #[test]

@@ -39,7 +39,8 @@ Examples:
 A sender with a producer's name sends each line exactly once, through crashes on both sides: the daemon says how many
 lines of this name it has, and the sender skips so many. So the input of a name must be the same each time, from its
 first line on; it may only have grown. A file's name is `send:<file name>:<hash of its first line>` unless --producer
-says another. Blank lines are not sent. It ends when all is durable.")]
+says another. Blank lines are not sent, nor, where the first line is no JSON object, those that begin with `#`: comments
+of the Influx line protocol. It ends when all is durable.")]
 pub(super) struct Args {
     /// Where the stream listens: its `tcp`
     #[arg(value_name = "ADDR")]

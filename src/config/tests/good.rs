@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use crate::event::{Field, Step, TimeUnit};
+use crate::event::{Field, Format, Step, TimeUnit};
 use crate::expr::SqlType;
 use crate::window::{AggregateKind, Fraction, LatePolicy, WatermarkSpec, WindowSpec};
 
 use super::super::{
     AtLimit, ColumnSource, ColumnType, DeadLettersConfig, Durability, LetterLimit, SlotSource, StageConfig, Tokens,
+    describe,
 };
 use super::{SMALLEST, aggregated, good, staged, with};
 
@@ -154,6 +155,44 @@ fn a_stream_gives_defaults_that_a_pipeline_may_override() {
     let time = b.time.clone().unwrap();
     assert_eq!((time.field, time.unit), (Field::top("@t"), None));
     assert_eq!(b.watermark, WatermarkSpec { delay_ms: 4_000, idle_ms: 5_000, max_ahead_ms: 6_000 });
+}
+
+#[test]
+fn points_have_a_time_of_their_own_unless_another_is_given() {
+    let pipeline = |stream: &str, lines: &str| {
+        format!(
+            "[streams.web]\n{stream}\n[pipelines.p]\nstream = \"web\"\nwindow = {{ tumbling = \"5m\" }}\n\
+             aggregates = {{ n = \"count(*)\" }}\n{lines}"
+        )
+    };
+    let raw = "format = \"influx\"\nraw_events = { retain = \"1d\" }";
+    for (precision, unit) in [
+        ("", TimeUnit::Nanos),
+        ("\nprecision = \"ns\"", TimeUnit::Nanos),
+        ("\nprecision = \"us\"", TimeUnit::Micros),
+        ("\nprecision = \"ms\"", TimeUnit::Millis),
+        ("\nprecision = \"s\"", TimeUnit::Seconds),
+    ] {
+        let config = good(&pipeline(&format!("{raw}{precision}"), ""));
+        let (stream, p) = (&config.streams[0], &config.pipelines[0]);
+        let time = p.time.clone().unwrap();
+        assert_eq!(
+            (stream.format, stream.precision, time.unit, time.of_point),
+            (Format::Influx, unit, Some(unit), true)
+        );
+        assert_eq!(p.slots[time.slot], SlotSource::Field(Field::timestamp()));
+        assert_eq!(stream.raw_events.clone().unwrap().time, Some((Field::timestamp(), Some(unit))));
+        let described = describe(&config, 0);
+        let again = good(&described);
+        assert_eq!((&again.pipelines[0].definition, describe(&again, 0)), (&p.definition, described));
+    }
+    for config in [pipeline(&format!("{raw}\ntime = \"ts\""), ""), pipeline(raw, "time = \"ts\"")] {
+        let time = good(&config).pipelines[0].time.clone().unwrap();
+        assert_eq!((time.field, time.unit, time.of_point), (Field::top("ts"), None, false));
+    }
+    assert!(good(&pipeline("", "")).pipelines[0].time.is_none(), "JSON has none");
+    let other = [raw.to_owned(), format!("{raw}\nprecision = \"s\"")].map(|stream| good(&pipeline(&stream, "")));
+    assert_ne!(other[0].pipelines[0].definition, other[1].pipelines[0].definition, "a new revision");
 }
 
 #[test]

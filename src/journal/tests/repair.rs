@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::event::PositionRange;
+use crate::event::{Format, PositionRange};
 use crate::journal::segment::segment_path;
 
 /// A closed journal of several segments, synced block by block.
@@ -30,7 +30,7 @@ fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 fn inspected(dir: &Path) -> Inspection {
-    inspect(dir).unwrap().unwrap()
+    inspect(dir, Format::Ndjson).unwrap().unwrap()
 }
 
 /// Opens the repaired journal and reads it: each block is the one that was written, or lost; all positions are there.
@@ -58,8 +58,8 @@ fn read_repaired(dir: &Path, blocks: &[Block]) -> Vec<PositionRange> {
 #[test]
 fn a_journal_without_damage_is_inspected_and_repaired_without_a_change() {
     let dir = temp();
-    assert_eq!(inspect(&dir.path().join("none")).unwrap(), None);
-    assert_eq!(inspect(dir.path()).unwrap(), None);
+    assert_eq!(inspect(&dir.path().join("none"), Format::Ndjson).unwrap(), None);
+    assert_eq!(inspect(dir.path(), Format::Ndjson).unwrap(), None);
     let blocks = several(dir.path());
     let before = files(dir.path());
     let found = inspected(dir.path());
@@ -67,7 +67,7 @@ fn a_journal_without_damage_is_inspected_and_repaired_without_a_change() {
     assert_eq!((found.blocks, found.segments), (blocks.len() as u64, segments(dir.path()).len()));
     assert_eq!(found.last_ingest_time, Some(blocks.last().unwrap().ingest_time));
     assert_eq!((found.torn, found.damage.len(), found.lost.len()), (false, 0, 0));
-    assert_eq!(repair(dir.path()).unwrap(), []);
+    assert_eq!(repair(dir.path(), Format::Ndjson).unwrap(), []);
     assert_eq!(files(dir.path()), before);
     let journal = open(small(dir.path()));
     assert_eq!(found.id, Some(journal.id()));
@@ -91,7 +91,7 @@ fn damage_in_the_last_segment_before_a_block_that_knows_better_is_repaired() {
     assert!(matches!(error, JournalError::Damaged { from, .. } if from == blocks[2].range.after + 1), "{error}");
     let found = inspected(dir.path());
     assert_eq!(found.damage.iter().map(|damage| damage.lost.clone()).collect::<Vec<_>>(), [[blocks[2].range]]);
-    repair(dir.path()).unwrap();
+    repair(dir.path(), Format::Ndjson).unwrap();
     assert_eq!(read_repaired(dir.path(), &blocks), [blocks[2].range]);
 }
 
@@ -112,7 +112,7 @@ fn a_torn_end_is_no_damage() {
     let found = inspected(dir.path());
     assert_eq!((found.torn, found.damage.len()), (true, 0));
     assert_eq!(found.upto, blocks[blocks.len() - 2].range.upto);
-    assert_eq!(repair(dir.path()).unwrap(), []);
+    assert_eq!(repair(dir.path(), Format::Ndjson).unwrap(), []);
     assert_eq!(open(small(dir.path())).progress().borrow().written, found.upto);
 }
 
@@ -149,7 +149,7 @@ fn missing_segments_become_positions_that_are_lost() {
         let damaged: Vec<PositionRange> = found.damage.iter().flat_map(|damage| damage.lost.clone()).collect();
         assert_eq!((named(&damaged), found.damage[0].what), (expected.clone(), "it is missing"));
         assert!(Journal::open(small(dir.path()), Clock::system()).is_err());
-        assert!(repair(dir.path()).unwrap().iter().all(|repaired| repaired.kept.is_none()));
+        assert!(repair(dir.path(), Format::Ndjson).unwrap().iter().all(|repaired| repaired.kept.is_none()));
         assert_eq!(inspected(dir.path()).damage, []);
         assert_eq!(inspected(dir.path()).lost, damaged);
         let lost: Vec<Position> = named(&read_repaired(dir.path(), &blocks));
@@ -168,7 +168,7 @@ fn a_damaged_head_costs_no_line_and_no_number_that_others_know() {
         let mut bytes = fs::read(&path).unwrap();
         bytes[place] ^= 0x40;
         fs::write(&path, &bytes).unwrap();
-        let repaired = repair(dir.path()).unwrap();
+        let repaired = repair(dir.path(), Format::Ndjson).unwrap();
         let [only] = repaired.as_slice() else { panic!("{repaired:?}") };
         assert_eq!((only.damage.lost.len(), only.damage.producers_lost), (0, index == 0), "{index} {place}");
         assert_eq!(fs::read(only.kept.as_ref().unwrap()).unwrap(), bytes);
@@ -183,7 +183,7 @@ fn a_journal_of_which_nothing_can_be_read_is_left_as_it_is() {
     drop(open(small(dir.path())));
     let path = segments(dir.path()).remove(0);
     fs::write(&path, vec![7; 1 << 20]).unwrap();
-    let error = repair(dir.path()).unwrap_err();
+    let error = repair(dir.path(), Format::Ndjson).unwrap_err();
     assert!(matches!(error, JournalError::Hopeless { .. }), "{error}");
     assert_eq!(fs::read(&path).unwrap(), vec![7; 1 << 20]);
 }
@@ -201,15 +201,15 @@ fn a_repair_that_was_cut_short_is_done_again() {
     let kept = path.with_extension("seg.damaged");
     fs::hard_link(&path, &kept).unwrap();
     fs::write(dir.path().join("repair.tmp"), "unfinished").unwrap();
-    assert_eq!(repair(dir.path()).unwrap()[0].kept.as_deref(), Some(kept.as_path()));
+    assert_eq!(repair(dir.path(), Format::Ndjson).unwrap()[0].kept.as_deref(), Some(kept.as_path()));
     assert_eq!(fs::read(&kept).unwrap(), bytes);
-    assert_eq!(repair(dir.path()).unwrap(), []);
+    assert_eq!(repair(dir.path(), Format::Ndjson).unwrap(), []);
     assert_eq!(read_repaired(dir.path(), &blocks).len(), 1);
     // Damaged once more: what is kept of the first time stays.
     let mut again = fs::read(&path).unwrap();
     again[8_192] ^= 1;
     fs::write(&path, &again).unwrap();
-    let second = repair(dir.path()).unwrap()[0].kept.clone().unwrap();
+    let second = repair(dir.path(), Format::Ndjson).unwrap()[0].kept.clone().unwrap();
     assert_eq!((fs::read(&kept).unwrap(), fs::read(second).unwrap()), (bytes, again));
 }
 
@@ -237,13 +237,13 @@ proptest! {
         let found = inspected(dir.path());
         prop_assert_eq!(&files(dir.path()), &harmed);
         let expected: Vec<PositionRange> = found.damage.iter().flat_map(|damage| damage.lost.clone()).collect();
-        let repaired = repair(dir.path()).unwrap();
+        let repaired = repair(dir.path(), Format::Ndjson).unwrap();
         prop_assert_eq!(repaired.len(), found.damage.len());
         for Repaired { damage, kept } in repaired {
             let name = damage.path.file_name().unwrap().to_str().unwrap();
             prop_assert_eq!(&fs::read(kept.unwrap()).unwrap(), &harmed[name]);
         }
-        prop_assert_eq!(repair(dir.path()).unwrap(), []);
+        prop_assert_eq!(repair(dir.path(), Format::Ndjson).unwrap(), []);
         let lost = read_repaired(dir.path(), &blocks);
         prop_assert_eq!(&lost, &expected);
         // Each block is whole, or lost whole.
