@@ -14,7 +14,7 @@ use crate::store::{Beginning, Registered};
 
 /// Keys of a definition that may change without a new revision: all before the next commit goes by the old, all after it
 /// by the new.
-const KEPT: [&str; 7] = ["correct_for", "delay", "idle", "late", "max_ahead", "max_behind", "start"];
+const KEPT: [&str; 8] = ["correct_for", "delay", "idle", "late", "max_ahead", "max_behind", "redis", "start"];
 
 /// What tells a definition from the one that is stored.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -154,6 +154,7 @@ fn a_definition_holds_all_by_which_two_pipelines_are_told_apart() {
         "late": "drop",
         "max_ahead": "1h",
         "max_behind": null,
+        "redis": null,
         "stages": [
             { "filter": "type = 'a\"b' AND x = '\\' " },
             { "set": { "odd key": "1", "path": "lower(path)" } },
