@@ -297,6 +297,39 @@ fn a_wrong_password_is_said_and_no_password_is_shown() {
 }
 
 #[test]
+fn rediss_asks_who_redis_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let certificate = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate =
+            rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().self_signed(&key).unwrap();
+        std::fs::write(file(&format!("{name}.pem")), certificate.pem()).unwrap();
+        std::fs::write(file(&format!("{name}.key")), key.serialize_pem()).unwrap();
+    };
+    certificate("its");
+    certificate("other");
+    let tls_port = free_port().to_string();
+    let settings = ["--tls-port", &tls_port, "--tls-auth-clients", "no"];
+    let (certificate, key) = (file("its.pem"), file("its.key"));
+    let server = Server::start(&[&settings[..], &["--tls-cert-file", &certificate, "--tls-key-file", &key]].concat());
+    let mut mill = Mill::new(&config(&format!("rediss://127.0.0.1:{tls_port}"), HOURS));
+
+    mill.under(&["env", &format!("SSL_CERT_FILE={}", file("other.pem"))]);
+    let daemon = mill.start();
+    daemon.send(line(1, "\"who\":\"a\"").as_bytes());
+    daemon.wait_for_commit();
+    let reason = wait_until("Redis to be missed", || degraded(&daemon));
+    assert!(reason.contains("certificate"), "{reason}");
+    assert!(daemon.stop().success());
+    assert!(live(&mut server.connect(), "hours").is_empty());
+
+    mill.under(&["env", &format!("SSL_CERT_FILE={certificate}")]);
+    let _daemon = mill.start();
+    assert_eq!(wait_for_live(&mill, &server, "hours", &["who"]).len(), 1);
+}
+
+#[test]
 fn sessions_that_went_on_elsewhere_are_swept_and_closed_ones_stay() {
     let server = Server::start(&[]);
     let mill = Mill::new(&config(&server.url(), FOUR));
