@@ -148,7 +148,7 @@ error_rate = "errors / views"
 errors = { when = "error_rate > 0.05 AND views >= 20", for = "0s", webhook = "https://x" }
 "#;
     let found = mistakes(text);
-    assert_eq!(found.len(), 11, "{found:#?}");
+    assert_eq!(found.len(), 10, "{found:#?}");
     for mistake in found {
         assert!(mistake.contains(" is not available yet"), "{mistake}");
     }
