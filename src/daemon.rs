@@ -18,12 +18,15 @@ use crate::event::Position;
 use crate::http::{self, Reload, Reloads};
 use crate::input;
 use crate::journal::{Progress, SyncFile};
+use crate::live::Live;
 use crate::pipeline::{Event, Outcome, StageError, StageRegistry};
 use crate::sender::StreamSender;
 use crate::store::{Query, ResultRows, StoreError};
 
 /// At most so long a stopping daemon waits for its pipelines.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
+/// At most so long it waits for Redis behind them.
+const LIVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why a daemon does not start.
 #[derive(Debug, thiserror::Error)]
@@ -174,9 +177,9 @@ struct Face {
 
 /// The life of the daemon's thread.
 async fn live(mill: Tidemill, began: oneshot::Sender<Result<Face, StartError>>, mut stop: watch::Receiver<bool>) {
-    let file = mill.file.clone();
+    let (file, clock) = (mill.file.clone(), mill.clock.clone());
     let (reloads, mut asked) = Reloads::new();
-    let (face, mut system, inputs, server) = match assemble(mill, reloads, &stop).await {
+    let (face, mut system, inputs, server, redis) = match assemble(mill, reloads, &stop).await {
         Ok(parts) => parts,
         Err(error) => {
             // Whoever started it may have gone.
@@ -186,6 +189,8 @@ async fn live(mill: Tidemill, began: oneshot::Sender<Result<Face, StartError>>, 
     };
     let handle = server.handle();
     let server = actix_web::rt::spawn(server);
+    let (finish, finishes) = watch::channel(false);
+    let redis = redis.map(|redis| actix_web::rt::spawn(redis.run(finishes)));
     if began.send(Ok(face)).is_ok() {
         loop {
             tokio::select! {
@@ -211,6 +216,14 @@ async fn live(mill: Tidemill, began: oneshot::Sender<Result<Face, StartError>>, 
     }
     if !system.drain(SHUTDOWN_TIMEOUT).await {
         log::warn!("not all is in the store yet; the journal has it, and the next start goes on from there");
+    }
+    finish.send_replace(true);
+    if let Some(redis) = redis {
+        // What it does not get any more, the next start writes again.
+        tokio::select! {
+            _ = redis => {}
+            () = clock.sleep(LIVE_TIMEOUT) => {}
+        }
     }
     handle.stop(false).await;
     let _ = server.await;
@@ -239,12 +252,12 @@ async fn reload(system: &mut System, file: Option<&Path>, accept_plan: Option<&s
     system.reload(config, accept_plan).await
 }
 
-type Parts = (Face, System, Vec<oneshot::Receiver<()>>, actix_web::dev::Server);
+type Parts = (Face, System, Vec<oneshot::Receiver<()>>, actix_web::dev::Server, Option<Live>);
 
 /// Listens first (an address in use must not touch any data), then starts the system, then opens the edges.
 async fn assemble(mill: Tidemill, reloads: Reloads, stop: &watch::Receiver<bool>) -> Result<Parts, StartError> {
     let Tidemill { config, file: _, registry, windows, clock, sync, accept_plan } = mill;
-    let http_config = config.http.clone();
+    let (http_config, redis, live_clock) = (config.http.clone(), config.redis.clone(), clock.clone());
     let mut listeners = Vec::new();
     for stream in &config.streams {
         if let Some(address) = stream.tcp {
@@ -287,7 +300,8 @@ async fn assemble(mill: Tidemill, reloads: Reloads, stop: &watch::Receiver<bool>
         address: http,
         source,
     })?;
-    Ok((face, system, inputs, server))
+    let redis = redis.map(|redis| Live::new(redis, &system.live(), system.store(), system.stats(), live_clock));
+    Ok((face, system, inputs, server, redis))
 }
 
 fn listen(what: &str, address: SocketAddr) -> Result<TcpListener, StartError> {

@@ -13,6 +13,7 @@
 //! | [`window`] | watermark, windows, aggregates: pure, no clock |
 //! | [`store`] | one transaction moves results, state, letters, account and checkpoint |
 //! | [`config`] | TOML in, a checked config or all its errors out |
+//! | [`live`] | live values, in Redis |
 //! | [`http`] | bodies of events; health, stats, rows, orders to pipelines; who may |
 //! | [`cli`] | the verbs |
 //! | [`moments`] | where the crash test kills, in test builds |
@@ -62,6 +63,7 @@ pub mod actors;
 
 pub mod http;
 pub mod input;
+pub mod live;
 mod sender;
 
 mod daemon;

@@ -59,6 +59,8 @@ pub const LETTERS_MAX: usize = 1_000;
 /// Rows that one answer holds.
 pub const RESULT_ROWS_MAX: usize = 10_000;
 
+/// Bytes of changed rows of one pipeline that wait to be shown live; a flush holds as much again until it is committed.
+pub const LIVE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes that letters on their way again may use above `journal_limit`.
 pub const REPLAY_BYTES_ABOVE_LIMIT: u64 = 64 * 1024 * 1024;
 /// Letters that a request for a replay can name.

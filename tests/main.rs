@@ -24,6 +24,7 @@ mod ownership;
 mod postgres;
 mod protocol;
 mod raw_events;
+mod redis;
 mod reload;
 mod replay;
 mod stages;

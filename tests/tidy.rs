@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Which floor a room is on: a file imports only from floors below, or from its own room.
-const FLOORS: [(&str, u8); 19] = [
+const FLOORS: [(&str, u8); 20] = [
     ("limits", 1),
     ("clock", 1),
     ("moments", 1),
@@ -19,6 +19,7 @@ const FLOORS: [(&str, u8); 19] = [
     ("actors", 6),
     ("input", 7),
     ("http", 7),
+    ("live", 7),
     ("sender", 7),
     ("daemon", 8),
     ("lib", 8),

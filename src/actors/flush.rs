@@ -20,7 +20,7 @@ use crate::config::LetterLimit;
 use crate::event::{Account, Position};
 use crate::journal::{Journal, Progress};
 use crate::store::{
-    Change, Checkpoint, Chunk, Definition, Fence, Flush as Transaction, Flushed, Revision, Store, StoreError,
+    Change, Checkpoint, Chunk, Definition, Fence, Flush as Transaction, Flushed, LiveRows, Revision, Store, StoreError,
 };
 
 /// Pieces that are on their way to the store at most: more than the parts' credit lets through.
@@ -89,6 +89,7 @@ pub struct FlushContext {
     /// Until the first commit of that revision.
     pub revise: Option<Revision>,
     pub letters: LetterLimit,
+    pub live: Option<Arc<LiveRows>>,
     /// The account that the generation began with.
     pub base: Account,
     pub parts: usize,
@@ -193,6 +194,7 @@ impl Work {
             revision: self.context.revision,
             revise: self.context.revise,
             letters: self.context.letters,
+            live: self.context.live.clone(),
             chunks: received,
             reply,
         });

@@ -136,6 +136,7 @@ impl Pipeline {
             revision: snapshot.revision,
             revise: snapshot.revise,
             letters: self.letters,
+            live: self.live.clone(),
             base: snapshot.checkpoint.account,
             parts: windows + 1,
             progress: self.journal.progress(),

@@ -334,6 +334,7 @@ impl Pipeline {
             revision: snapshot.revision,
             revise: snapshot.revise,
             letters: self.letters,
+            live: None,
             chunks: received,
             reply,
         });

@@ -20,7 +20,7 @@ use crate::config::{LetterLimit, PipelineConfig, RawEventsConfig, Start};
 use crate::event::{Decoder, Position};
 use crate::journal::Journal;
 use crate::pipeline::{Missing, Results, StageRegistry, Step, in_stored_order, step};
-use crate::store::{Admit, Course, Definition, Snapshot, Store, StoreError};
+use crate::store::{Admit, Course, Definition, LiveRows, Snapshot, Store, StoreError};
 use crate::units::format_size;
 
 /// The pause before a generation is rebuilt; it doubles while it dies at the same position.
@@ -60,6 +60,8 @@ pub struct Pipeline {
     pub lease: watch::Sender<Option<Lease>>,
     /// How many letters are kept.
     pub letters: LetterLimit,
+    /// Who is told of what it commits.
+    pub live: Option<Arc<LiveRows>>,
     /// Whether an operator has accepted what this start loses.
     pub accepted: bool,
     /// The same, of input that is missing: that counts once.

@@ -80,6 +80,7 @@ impl StatsRegistry {
         let pipelines = self.pipelines.lock();
         let streams = self.streams.lock();
         reasons.extend(self.store_away(&streams, &pipelines));
+        reasons.extend(self.redis_away());
         for stream in streams.iter() {
             let progress = stream.progress.borrow();
             if let Some(failed) = &progress.failed {
@@ -110,6 +111,15 @@ impl StatsRegistry {
         let away_for = show_duration(self.clock.elapsed().saturating_sub(since));
         let lasts = streams.iter().filter_map(|stream| stream.lasts(pipelines)).min();
         Some(format!("store away for {away_for}, {} ({error})", left(lasts)))
+    }
+
+    /// It holds nothing up, so that nobody is held.
+    fn redis_away(&self) -> Option<String> {
+        let redis = self.redis.lock();
+        let redis = redis.as_ref()?;
+        let away_for = show_duration(self.clock.elapsed().saturating_sub(redis.away_since?));
+        let error = redis.error.as_deref().unwrap_or_default();
+        Some(format!("redis away for {away_for}: live values wait; results are not affected ({error})"))
     }
 
     /// Once a second: the log names who pins a journal, and pipelines that take nothing get an age.

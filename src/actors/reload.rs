@@ -71,6 +71,7 @@ impl System {
             if find(&config.pipelines, pipeline.name()).is_none() {
                 self.unpin(pipeline.name());
                 self.stats.forget(pipeline.name());
+                self.live.forget(pipeline.name());
                 removed.push(pipeline.name().to_owned());
             }
         }
@@ -98,12 +99,13 @@ fn find<'c>(pipelines: &'c [PipelineConfig], name: &str) -> Option<&'c serde_jso
 
 /// The parts of a config, pipelines apart, that are not as before.
 fn needs_restart(before: &Config, now: &Config) -> Vec<String> {
-    let Config { data_dir, min_free_bytes, store, http, dead_letters, streams, pipelines: _ } = before;
+    let Config { data_dir, min_free_bytes, store, http, redis, dead_letters, streams, pipelines: _ } = before;
     let parts = [
         ("data_dir", *data_dir != now.data_dir),
         ("min_free", *min_free_bytes != now.min_free_bytes),
         ("[store]", *store != now.store),
         ("[http]", *http != now.http),
+        ("[redis]", *redis != now.redis),
         ("[dead_letters]", *dead_letters != now.dead_letters),
     ];
     let mut changed: Vec<String> = parts.iter().filter(|(_, is)| *is).map(|(name, _)| (*name).to_owned()).collect();

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
-use super::stats::{ActorStats, PipelineStats, PipelineView, StatsRegistry, StoppedStream, StreamStats};
+use super::stats::{ActorStats, PipelineStats, PipelineView, RedisView, StatsRegistry, StoppedStream, StreamStats};
 use crate::event::Position;
 use crate::journal::Held;
 
@@ -17,6 +17,7 @@ struct Snapshot {
     actors: Vec<ActorSnapshot>,
     streams: Vec<StreamSnapshot>,
     stopped_streams: Vec<StoppedStream>,
+    redis: Option<RedisView>,
     pipelines: Vec<PipelineSnapshot>,
 }
 
@@ -115,6 +116,7 @@ impl StatsRegistry {
             actors: actors.iter().map(|actor| actor_snapshot(actor, &pipelines)).collect(),
             streams: streams.iter().map(|stream| stream_snapshot(stream, &pipelines)).collect(),
             stopped_streams: self.stopped_streams.lock().clone(),
+            redis: self.redis.lock().clone(),
             pipelines: pipelines.iter().map(|pipeline| self.pipeline_snapshot(pipeline, &streams)).collect(),
         }
     }

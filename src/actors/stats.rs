@@ -170,6 +170,24 @@ pub struct PipelineView {
     pub oldest_behind_barrier: Option<i64>,
 }
 
+/// What can be seen of Redis.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RedisView {
+    /// Its URL, without its password.
+    pub url: String,
+    /// Whether it has answered last.
+    pub connected: bool,
+    /// Rows that wait to be written there.
+    pub waiting_rows: u64,
+    /// Rows that were written since the daemon's start.
+    pub written_rows: u64,
+    /// Why it is away.
+    pub error: Option<String>,
+    /// Since when, by the time since the daemon's start.
+    #[serde(skip)]
+    pub away_since: Option<Duration>,
+}
+
 /// The last transaction.
 #[derive(Clone, Debug, Serialize)]
 pub struct LastFlush {
@@ -187,6 +205,8 @@ pub struct StatsRegistry {
     pub(super) streams: Mutex<Vec<Arc<StreamStats>>>,
     pub(super) pipelines: Mutex<Vec<Arc<PipelineStats>>>,
     pub(super) stopped_streams: Mutex<Vec<StoppedStream>>,
+    /// Where live values go to Redis.
+    pub(super) redis: Mutex<Option<RedisView>>,
     pub(super) draining: AtomicBool,
 }
 
@@ -242,8 +262,8 @@ impl StreamStats {
 impl StatsRegistry {
     /// Nothing yet.
     pub fn new(clock: Clock) -> Arc<Self> {
-        let (actors, streams, pipelines, stopped_streams, draining) = Default::default();
-        Arc::new(Self { clock, actors, streams, pipelines, stopped_streams, draining })
+        let (actors, streams, pipelines, stopped_streams, redis, draining) = Default::default();
+        Arc::new(Self { clock, actors, streams, pipelines, stopped_streams, redis, draining })
     }
 
     /// A new actor, or the successor of one that had this kind and name.
@@ -299,6 +319,11 @@ impl StatsRegistry {
         });
         self.streams.lock().push(stats.clone());
         stats
+    }
+
+    /// Notes what is seen of Redis.
+    pub fn redis<T>(&self, note: impl FnOnce(&mut RedisView) -> T) -> T {
+        note(self.redis.lock().get_or_insert_default())
     }
 
     /// A stream that cannot be started, and its pipelines with it.

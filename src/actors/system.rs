@@ -21,6 +21,7 @@ use super::flush::Commits;
 use super::generation::mailbox_bytes;
 use super::handles::{PipelineHandle, Pipelines, StreamHandle};
 use super::ingest::Ingest;
+use super::live::LiveFeeds;
 use super::mailbox::{Gauge, Inlet, Outlet};
 use super::messages::{Resend, Tick};
 use super::pipeline::Pipeline;
@@ -104,6 +105,7 @@ pub struct System {
     pub(super) registry: Arc<StageRegistry>,
     windows: usize,
     pub(super) stats: Arc<StatsRegistry>,
+    pub(super) live: LiveFeeds,
     clock: Clock,
     drain: watch::Sender<Option<Position>>,
     /// That of the edges, and that which pipelines share.
@@ -139,6 +141,7 @@ impl System {
             registry: Arc::new(registry),
             windows,
             stats,
+            live: LiveFeeds::default(),
             clock,
             drain: watch::channel(None).0,
             arbiters: [Arbiter::new(), Arbiter::new()],
@@ -223,8 +226,10 @@ impl System {
         }
         let letters = self.config.dead_letters.letters;
         let beyond = if config.is_some() { letters.beyond } else { AtLimit::Discard };
+        let live = config.as_ref().and_then(|config| self.live.begin(config));
         let keeper = Pipeline {
             definition,
+            live,
             config: config.map(Arc::new),
             stream: name.clone(),
             raw_events,

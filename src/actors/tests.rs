@@ -204,6 +204,7 @@ async fn flush_one(account: Account) -> (Option<Ended>, u64) {
         revision: 1,
         revise: None,
         letters: LetterLimit { bytes: 1 << 20, beyond: AtLimit::Discard },
+        live: None,
         base: Account::default(),
         parts: 1,
         progress: journal.progress(),

@@ -116,6 +116,9 @@ fn shown(stats: &Value) -> String {
             text.push_str(&format!("\n{}: {}\n", plain(pipeline.get("name")), escape(error)));
         }
     }
+    if let Some(error) = stats.pointer("/redis/error").and_then(Value::as_str) {
+        text.push_str(&format!("\nredis: {}\n", escape(error)));
+    }
     text
 }
 
@@ -183,6 +186,7 @@ mod tests {
             "actors": [{"kind": "window", "name": "views", "busy": 0.934, "mailbox": {"bytes": 1_572_864}}],
             "streams": [{"name": "web", "lines": 12_345, "journal": {"durable": 12_344}, "held_ms": 250}],
             "pipelines": [{"name": "views", "account": {"read": 17}, "error": "no\x1bway", "lag_ms": null}],
+            "redis": {"connected": false, "error": "it is away"},
         });
         let text = shown(&stats);
         for part in [
@@ -195,6 +199,7 @@ mod tests {
             "250 ms",
             "17",
             r"views: no\u{1b}way",
+            "redis: it is away",
         ] {
             assert!(text.contains(part), "no {part} in {text}");
         }

@@ -9,7 +9,7 @@ use super::pipeline::{late_name, missing_time, unit_name};
 use super::windows::window_definition;
 use super::{AtLimit, Config, Durability, PipelineConfig, Start, StoreUrl, StreamConfig, Tokens};
 use crate::event::{Field, Format, TimeUnit};
-use crate::limits::{CONNECTION_BUFFERS_BYTES_MAX, HTTP_BODIES_BYTES_MAX};
+use crate::limits::{CONNECTION_BUFFERS_BYTES_MAX, HTTP_BODIES_BYTES_MAX, LIVE_BYTES_MAX};
 use crate::units::{format_duration, format_size};
 
 /// The config as TOML, with every default that applies, secrets masked; and the sum of its memory limits, of which
@@ -31,6 +31,10 @@ pub fn describe(config: &Config, mailbox_bytes: u64) -> String {
     out.tokens("read_token", &config.http.read_tokens);
     let hosts: Vec<_> = config.http.hosts.iter().map(|host| quoted(host)).collect();
     out.line("hosts", format!("[{}]", hosts.join(", ")));
+    if let Some(redis) = &config.redis {
+        out.head("[redis]");
+        out.line("url", quoted(&redis.shown));
+    }
     out.head("[dead_letters]");
     out.size("limit", config.dead_letters.letters.bytes);
     out.duration("retain", config.dead_letters.retain_ms);
@@ -45,7 +49,8 @@ pub fn describe(config: &Config, mailbox_bytes: u64) -> String {
     for pipeline in &config.pipelines {
         describe_pipeline(&mut out, pipeline);
     }
-    describe_memory(&mut out, config.streams.len() as u64, mailbox_bytes);
+    let live = config.pipelines.iter().filter(|pipeline| pipeline.redis_ttl_ms.is_some()).count() as u64;
+    describe_memory(&mut out, config.streams.len() as u64, live, mailbox_bytes);
     out.0
 }
 
@@ -150,6 +155,9 @@ fn describe_pipeline(out: &mut Writer, pipeline: &PipelineConfig) {
     if let Some(bytes) = pipeline.max_behind_bytes {
         out.size("max_behind", bytes);
     }
+    if let Some(ttl) = pipeline.redis_ttl_ms {
+        out.line("redis", format!("{{ ttl = {} }}", quoted(&format_duration(ttl))));
+    }
     for stage in list(&pipeline.definition["stages"]) {
         out.head(&format!("[[pipelines.{}.stages]]", pipeline.name));
         for (key, value) in stage.as_object().into_iter().flatten() {
@@ -162,14 +170,20 @@ fn describe_pipeline(out: &mut Writer, pipeline: &PipelineConfig) {
     }
 }
 
-fn describe_memory(out: &mut Writer, streams: u64, mailbox_bytes: u64) {
+fn describe_memory(out: &mut Writer, streams: u64, live: u64, mailbox_bytes: u64) {
     let buffers = CONNECTION_BUFFERS_BYTES_MAX as u64;
     let bodies = HTTP_BODIES_BYTES_MAX as u64;
-    let sum = mailbox_bytes + streams * buffers + bodies;
+    // Those that wait, and those of a flush that is not committed yet.
+    let rows = 2 * LIVE_BYTES_MAX as u64;
+    let sum = mailbox_bytes + streams * buffers + bodies + live * rows;
+    let live = match live {
+        0 => String::new(),
+        live => format!(" + live rows {} times {live} (pipelines with `redis`)", format_size(rows)),
+    };
     // Writing to a string cannot fail.
     let _ = writeln!(
         out.0,
-        "\n# memory limits: mailboxes {} + connection buffers {} times {streams} (streams) + HTTP bodies {} = {}\n\
+        "\n# memory limits: mailboxes {} + connection buffers {} times {streams} (streams) + HTTP bodies {}{live} = {}\n\
          # besides them, the state of open windows: it grows with the groups that the data has",
         format_size(mailbox_bytes),
         format_size(buffers),

@@ -10,12 +10,13 @@ use super::address::check_clashes;
 use super::mask::mask;
 use super::pipeline::read_pipelines;
 use super::reader::{Context, Section};
+use super::redis::read_redis;
 use super::report::{Mistake, Report};
 use super::settings::{read_data, read_dead_letters, read_http, read_store};
 use super::streams::read_streams;
 
 /// Keys of the contract whose feature comes later.
-const LATER: [&str; 3] = ["redis", "tests", "shutdown_timeout"];
+const LATER: [&str; 2] = ["tests", "shutdown_timeout"];
 
 /// Reads a config file, with the process's environment; relative paths begin at its folder.
 ///
@@ -89,14 +90,15 @@ fn read_config(mut root: Section<'_>) -> Config {
     let (data_dir, min_free_bytes) = read_data(&mut root);
     let store = read_store(&mut root, &data_dir);
     let (http, http_listener) = read_http(&mut root);
+    let (redis, has_redis) = read_redis(&mut root);
     let dead_letters = read_dead_letters(&mut root);
     let mut streams = read_streams(&mut root);
-    let pipelines = read_pipelines(&mut root, &streams);
+    let pipelines = read_pipelines(&mut root, &streams, has_redis);
     root.later(&LATER);
     let listeners: Vec<_> =
         std::iter::once(http_listener).chain(streams.iter_mut().filter_map(|stream| stream.listener.take())).collect();
     check_clashes(root.context, &listeners);
     root.finish();
     let streams = streams.into_iter().map(|stream| stream.config).collect();
-    Config { data_dir, min_free_bytes, store, http, dead_letters, streams, pipelines }
+    Config { data_dir, min_free_bytes, store, http, redis, dead_letters, streams, pipelines }
 }

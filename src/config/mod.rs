@@ -12,6 +12,7 @@ mod mask;
 mod names;
 mod pipeline;
 mod reader;
+mod redis;
 mod report;
 mod settings;
 mod stages;
@@ -30,6 +31,7 @@ use crate::event::{Field, Format, TimeUnit};
 use crate::expr::{Expr, SqlType};
 use crate::window::{AggregateKind, LatePolicy, WatermarkSpec, WindowSpec};
 
+pub use self::redis::RedisConfig;
 pub use describe::describe;
 pub use enrich::EnrichTable;
 pub use load::{load, parse};
@@ -48,6 +50,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// API and stats.
     pub http: HttpConfig,
+    /// Where live values go; `None`: nowhere.
+    pub redis: Option<RedisConfig>,
     /// What becomes of events that failed.
     pub dead_letters: DeadLettersConfig,
     /// In the order of the file.
@@ -372,6 +376,8 @@ pub struct PipelineConfig {
     pub start: Start,
     /// Further behind than so many bytes of the journal it stops and no longer pins it; `None`: never.
     pub max_behind_bytes: Option<u64>,
+    /// How long its live values stay in Redis; `None`: it has none there.
+    pub redis_ttl_ms: Option<i64>,
     /// What window actors keep.
     pub aggregates: Vec<AggregateConfig>,
     /// What results show.

@@ -10,6 +10,7 @@ use super::aggregates::read_aggregates;
 use super::expressions::{StageScope, read_time};
 use super::names;
 use super::reader::{Section, Setting};
+use super::redis::read_live;
 use super::report::Mistake;
 use super::stages::{read_groups, read_stages};
 use super::streams::{Stream, StreamDefaults};
@@ -22,12 +23,12 @@ const CORRECT_FOR_MS: i64 = 86_400_000;
 const MAX_AHEAD_MS: i64 = 3_600_000;
 
 /// Keys of the contract whose feature comes later.
-const LATER: [&str; 5] = ["max_groups", "state_limit", "redis", "metrics", "alerts"];
+const LATER: [&str; 4] = ["max_groups", "state_limit", "metrics", "alerts"];
 /// Less than a segment of a journal is not worth to be behind by.
 const MAX_BEHIND_MIN_BYTES: u64 = 1 << 20;
 
 /// All pipelines, in the order of the file.
-pub(super) fn read_pipelines(root: &mut Section<'_>, streams: &[Stream]) -> Vec<PipelineConfig> {
+pub(super) fn read_pipelines(root: &mut Section<'_>, streams: &[Stream], has_redis: bool) -> Vec<PipelineConfig> {
     let Some(section) = root.take("pipelines").and_then(|setting| setting.section("tables: [pipelines.<name>]")) else {
         return Vec::new();
     };
@@ -43,12 +44,12 @@ pub(super) fn read_pipelines(root: &mut Section<'_>, streams: &[Stream]) -> Vec<
     }
     let read = |entry: &Setting<'_>| {
         let section = entry.section("a table: [pipelines.<name>]")?;
-        read_pipeline(entry.key, section, streams)
+        read_pipeline(entry.key, section, streams, has_redis)
     };
     entries.iter().filter_map(read).collect()
 }
 
-fn read_pipeline(name: &str, mut section: Section<'_>, streams: &[Stream]) -> Option<PipelineConfig> {
+fn read_pipeline(name: &str, mut section: Section<'_>, streams: &[Stream], has_redis: bool) -> Option<PipelineConfig> {
     let stream = section.require("stream", "stream = \"…\"").and_then(|setting| find_stream(&setting, streams));
     let defaults = stream.map(|stream| stream.defaults.clone()).unwrap_or_default();
     let mut scope = StageScope::default();
@@ -60,6 +61,7 @@ fn read_pipeline(name: &str, mut section: Section<'_>, streams: &[Stream]) -> Op
     let retain_ms = section.take("retain").and_then(|setting| setting.duration(1));
     let (late, correct_for_ms) = read_late(&mut section, window, retain_ms);
     let max_behind = read_max_behind(&mut section, stream);
+    let redis_ttl_ms = read_live(&mut section, has_redis);
     let starts = [("earliest", Start::Earliest), ("now", Start::Now)];
     let start = section.take("start").and_then(|setting| setting.choice(&starts, &[])).unwrap_or(Start::Earliest);
     let results = read_aggregates(&mut section, &mut scope, &group_by);
@@ -78,6 +80,7 @@ fn read_pipeline(name: &str, mut section: Section<'_>, streams: &[Stream]) -> Op
         "max_ahead": format_duration(watermark.max_ahead_ms),
         "max_behind": max_behind.map(format_size),
         "missing_time": time.as_ref().map(|time| missing_time(time)),
+        "redis": redis_ttl_ms.map(|ttl| json!({ "ttl": format_duration(ttl) })),
         "retain": retain_ms.map(format_duration),
         "stages": stage_texts,
         "start": if start == Start::Now { "now" } else { "earliest" },
@@ -107,6 +110,7 @@ fn read_pipeline(name: &str, mut section: Section<'_>, streams: &[Stream]) -> Op
         retain_ms,
         start,
         max_behind_bytes: max_behind,
+        redis_ttl_ms,
         aggregates: results.aggregates,
         columns: results.columns,
         evaluation: results.evaluation,

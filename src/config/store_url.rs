@@ -74,13 +74,15 @@ fn is_local(host: &Host) -> bool {
 }
 
 /// The URL without passwords.
-fn shown(url: &str) -> String {
+pub(super) fn shown(url: &str) -> String {
     let (place, query) = url.split_once('?').unwrap_or((url, ""));
     let (scheme, rest) = place.split_once("://").unwrap_or(("", place));
     let place = match rest.split_once('/').unwrap_or((rest, "")).0.rsplit_once('@') {
         Some((user, _)) => {
             let name = user.split(':').next().unwrap_or_default();
-            format!("{scheme}://{name}{}", &rest[user.len()..])
+            // Of a password that is no user's, the `@` is of no use, either.
+            let behind = if name.is_empty() { user.len() + 1 } else { user.len() };
+            format!("{scheme}://{name}{}", &rest[behind..])
         }
         None => place.to_owned(),
     };

@@ -14,8 +14,19 @@ use crate::store::{Beginning, Registered};
 
 /// Keys of a definition that may change without a new revision: all before the next commit goes by the old, all after it
 /// by the new.
-const KEPT: [&str; 10] =
-    ["correct_for", "delay", "idle", "late", "max_ahead", "max_behind", "missing_time", "retain", "start", "tables"];
+const KEPT: [&str; 11] = [
+    "correct_for",
+    "delay",
+    "idle",
+    "late",
+    "max_ahead",
+    "max_behind",
+    "missing_time",
+    "redis",
+    "retain",
+    "start",
+    "tables",
+];
 
 /// What tells a definition from the one that is stored.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -8,6 +8,7 @@ use crossbeam_channel::Receiver;
 
 use super::begin;
 use super::image::{Key, PaneImage, RowImage, Shape};
+use super::live::Changed;
 use super::session::{Session, Stored};
 use super::{Change, Checkpoint, Chunk, Definition, Flush, Flushed, LETTER_BYTES, StateBytes, StoreError};
 use crate::config::{AtLimit, LetterLimit};
@@ -53,12 +54,14 @@ pub(super) fn run(
         kept_bytes: 0,
         recount: false,
         corrections: HashMap::new(),
+        changed: flush.live.as_ref().map(|_| Changed::default()),
         flushed: Flushed::default(),
     };
     let checkpoint = writer.write(&flush.chunks)?;
     writer.correct()?;
     writer.note_letters()?;
     let flushed = Flushed { watermark: checkpoint.watermark, ..writer.flushed };
+    let changed = writer.changed;
     check_account(pipeline, &checkpoint)?;
     if is_sabotaged("checkpoint-apart") {
         session.commit()?;
@@ -71,6 +74,9 @@ pub(super) fn run(
     session.commit()?;
     fail::fail_point!("flush-after-commit");
     *attempt = None;
+    if let (Some(live), Some(changed)) = (&flush.live, changed) {
+        live.committed(changed, checkpoint.watermark);
+    }
     Ok(flushed)
 }
 
@@ -134,6 +140,8 @@ struct Writer<'a, S> {
     /// Whether letters have changed that were there.
     recount: bool,
     corrections: HashMap<Key, Correction>,
+    /// Rows for whoever shows them live.
+    changed: Option<Changed>,
     flushed: Flushed,
 }
 
@@ -179,6 +187,9 @@ impl<S: Session> Writer<'_, S> {
                 pending.rows.insert(row.key, row);
             }
             Change::Gone { window_start, window_end, group } => {
+                if let Some(changed) = &mut self.changed {
+                    changed.gone(window_start, self.shape.group((window_start, window_end), &group)?);
+                }
                 pending.gone.push(Key::new((window_start, window_end), &group));
             }
             Change::Correction { window_start, window_end, group, state, revised_at, partial } => {
@@ -289,6 +300,11 @@ impl<S: Session> Writer<'_, S> {
     fn put_rows(&mut self, rows: &[RowImage]) -> Result<(), StoreError> {
         self.session.put_rows(self.pipeline, self.revision, rows)?;
         self.flushed.rows += rows.len() as u64;
+        if let Some(changed) = &mut self.changed {
+            for row in rows {
+                changed.set(row.key.window_start, row.group_values.clone(), row.result_values.clone());
+            }
+        }
         Ok(())
     }
 

@@ -9,8 +9,8 @@ use super::postgres::Postgres;
 use super::session::{Access, Database, Line, Session};
 use super::sqlite::Sqlite;
 use super::{
-    Admit, Definition, Examined, Fence, Flush, Flushed, LetterFilter, LetterId, LetterReason, Query, Registered,
-    ResultRows, Snapshot, StoreError, StoredLetter, begin, commit, examine::examine, replay,
+    Admit, Definition, Examined, Fence, Flush, Flushed, LetterFilter, LetterId, LetterReason, LivePage, LivePlace,
+    Query, Registered, ResultRows, Snapshot, StoreError, StoredLetter, begin, commit, examine::examine, replay,
 };
 use crate::config::StoreUrl;
 use crate::event::Replayed;
@@ -38,6 +38,8 @@ enum Read {
     Letter { id: LetterId, reply: Reply<Option<StoredLetter>> },
     Reasons { filter: LetterFilter, limit: usize, reply: Reply<Vec<LetterReason>> },
     Registered { reply: Reply<Vec<Registered>> },
+    Live { pipeline: String, after: Option<i64>, behind: Option<LivePlace>, limit: usize, reply: Reply<LivePage> },
+    Groups { pipeline: String, starts: Vec<i64>, reply: Reply<Vec<(i64, String)>> },
     Numbered { pipeline: String, behind: u64, bytes: usize, reply: Reply<Vec<(u64, Replayed)>> },
 }
 
@@ -255,6 +257,28 @@ impl Store {
         self.read(|reply| Read::Numbered { pipeline: pipeline.to_owned(), behind, bytes, reply }).await
     }
 
+    /// Rows of windows that end after this (`None`: that are open), as live values show them, behind a place.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn live_rows(
+        &self,
+        pipeline: &str,
+        after: Option<i64>,
+        behind: Option<LivePlace>,
+        limit: usize,
+    ) -> Result<LivePage, StoreError> {
+        self.read(|reply| Read::Live { pipeline: pipeline.to_owned(), after, behind, limit, reply }).await
+    }
+
+    /// The groups (as JSON objects) that have rows in windows that begin at one of these.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn live_groups(&self, pipeline: &str, starts: Vec<i64>) -> Result<Vec<(i64, String)>, StoreError> {
+        self.read(|reply| Read::Groups { pipeline: pipeline.to_owned(), starts, reply }).await
+    }
+
     async fn job<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.jobs.try_send(job(reply)).map_err(|refused| unsent(&refused))?;
@@ -300,7 +324,13 @@ fn write_all<D: Database>(mut line: Line<D>, jobs: &Receiver<Job>) {
                 let mut attempt = None;
                 let flushed = line.run(|session| commit::run(session, &flush, &mut attempt));
                 let flushed = match (flushed, attempt) {
-                    (Err(error), Some(attempt)) => settle(&mut line, flush.definition.pipeline(), attempt, error),
+                    (Err(error), Some(attempt)) => {
+                        if let Some(live) = &flush.live {
+                            // Whatever became of it, what it has changed was thrown away.
+                            live.lost();
+                        }
+                        settle(&mut line, flush.definition.pipeline(), attempt, error)
+                    }
                     (flushed, _) => flushed,
                 };
                 let failed = flushed.is_err();
@@ -364,6 +394,12 @@ fn read_all<D: Database>(mut line: Line<D>, reads: &Receiver<Read>) {
                 answer(reply, line.ask(|session| session.letter_reasons(&filter, limit as i64)));
             }
             Read::Registered { reply } => answer(reply, line.ask(Session::all_registered)),
+            Read::Live { pipeline, after, behind, limit, reply } => {
+                answer(reply, line.ask(|session| session.live_rows(&pipeline, after, behind.as_ref(), limit)));
+            }
+            Read::Groups { pipeline, starts, reply } => {
+                answer(reply, line.ask(|session| session.live_groups(&pipeline, &starts)));
+            }
             Read::Numbered { pipeline, behind, bytes, reply } => {
                 answer(reply, line.ask(|session| session.numbered_letters(&pipeline, behind, bytes)));
             }

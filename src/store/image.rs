@@ -83,22 +83,28 @@ impl<'a> Shape<'a> {
         partial: bool,
         revised_at: Option<i64>,
     ) -> Result<RowImage, StoreError> {
-        let mut group = self.definition.group(&group_key).map_err(|why| self.unreadable("group", window, &why))?;
-        if let (Some(WindowSpec::Calendar(calendar)), Value::Array(fields)) = (self.definition.window(), &mut group) {
-            fields.push(calendar.period(window.0).into());
-        }
+        let group_values = self.group(window, &group_key)?;
         let (values, events) =
             self.definition.values(&state, window.0).map_err(|why| self.unreadable("state", window, &why))?;
         Ok(RowImage {
             key: Key::new(window, &group_key),
             group_key,
-            group_values: object(&self.groups, &group),
+            group_values,
             result_values: object(&self.values, &values),
             events: events.cast_signed(),
             partial,
             revised_at,
             state,
         })
+    }
+
+    /// The fields of a group in a window, as a JSON object.
+    pub(super) fn group(&self, window: (i64, i64), group_key: &[u8]) -> Result<String, StoreError> {
+        let mut group = self.definition.group(group_key).map_err(|why| self.unreadable("group", window, &why))?;
+        if let (Some(WindowSpec::Calendar(calendar)), Value::Array(fields)) = (self.definition.window(), &mut group) {
+            fields.push(calendar.period(window.0).into());
+        }
+        Ok(object(&self.groups, &group))
     }
 
     pub(super) fn unreadable(&self, what: &str, window: (i64, i64), why: &str) -> StoreError {

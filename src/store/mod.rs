@@ -11,6 +11,7 @@ mod examine;
 mod handle;
 mod image;
 mod letters;
+mod live;
 mod names;
 mod plain;
 mod plain_letters;
@@ -36,6 +37,7 @@ pub use error::StoreError;
 pub use examine::{Examined, Kept, Standing};
 pub use handle::{Replay, Store};
 pub use letters::{LetterFilter, LetterId, LetterReason, StoredLetter};
+pub use live::{LivePage, LivePlace, LiveRow, LiveRows, Taken};
 pub(crate) use postgres::tls_connector;
 
 use crate::config::LetterLimit;
@@ -281,6 +283,8 @@ pub struct Flush {
     pub revise: Option<Revision>,
     /// How many letters are kept.
     pub letters: LetterLimit,
+    /// Who is told of the rows that it has changed.
+    pub live: Option<Arc<LiveRows>>,
     /// What is written.
     pub chunks: Receiver<Chunk>,
     /// How it ended.

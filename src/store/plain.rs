@@ -92,7 +92,7 @@ macro_rules! plain_tables {
     ($Connection:ty) => {
         use diesel::prelude::*;
 
-        use diesel::dsl::{max, sql};
+        use diesel::dsl::{max, min, sql};
         use diesel::sql_types::BigInt;
 
         use super::plain_letters::{forget_letters, free_letters};
@@ -100,7 +100,9 @@ macro_rules! plain_tables {
         use crate::store::plain::{CheckpointRow, RegisteredTuple, read_registered};
         use crate::store::schema::{checkpoints, dead_letters, pane_states, pipelines, window_results};
         use crate::store::session::{open_pane, open_row};
-        use crate::store::{Beginning, Change, Checkpoint, Fence, Kept, Registered, Revision, StoreError};
+        use crate::store::{
+            Beginning, Change, Checkpoint, Fence, Kept, LivePage, LivePlace, LiveRow, Registered, Revision, StoreError,
+        };
 
         pub(super) fn registered(
             connection: &mut $Connection,
@@ -274,6 +276,65 @@ macro_rules! plain_tables {
                 ))
                 .load(connection)?;
             Ok(rows.into_iter().map(open_row).collect())
+        }
+
+        pub(super) fn live_rows(
+            connection: &mut $Connection,
+            pipeline: &str,
+            after: Option<i64>,
+            behind: Option<&LivePlace>,
+            limit: usize,
+        ) -> Result<LivePage, StoreError> {
+            use window_results as results;
+            let watermark: Option<Option<i64>> =
+                checkpoints::table.find(pipeline).select(checkpoints::watermark).first(connection).optional()?;
+            let watermark = watermark.flatten();
+            let nothing = LivePage { rows: Vec::new(), next: None, watermark };
+            let Some(after) = after.or(watermark) else { return Ok(nothing) };
+            let shown = results::table.filter(results::pipeline.eq(pipeline)).filter(results::window_end.gt(after));
+            let first = match behind {
+                Some((start, ..)) => Some(*start),
+                None => shown.select(min(results::window_start)).first(connection)?,
+            };
+            let Some(first) = first else { return Ok(nothing) };
+            let (start, end, hash) = behind.cloned().unwrap_or((first, i64::MIN, Vec::new()));
+            // In the order of the primary key, so that a page costs what it holds, however many rows a window has.
+            let rows: Vec<(LivePlace, String, String)> = shown
+                .filter(results::window_start.ge(first))
+                .filter(
+                    results::window_start
+                        .gt(start)
+                        .or(results::window_end.gt(end))
+                        .or(results::window_end.eq(end).and(results::group_hash.gt(hash))),
+                )
+                .order((results::window_start, results::window_end, results::group_hash))
+                .limit(limit as i64)
+                .select((
+                    (results::window_start, results::window_end, results::group_hash),
+                    results::group_values,
+                    results::result_values,
+                ))
+                .load(connection)?;
+            let next = (rows.len() == limit).then(|| rows.last().map(|row| row.0.clone())).flatten();
+            let row = |((window_start, ..), group, values): (LivePlace, _, _)| LiveRow {
+                window_start,
+                group,
+                values: Some(values),
+            };
+            Ok(LivePage { rows: rows.into_iter().map(row).collect(), next, watermark })
+        }
+
+        pub(super) fn live_groups(
+            connection: &mut $Connection,
+            pipeline: &str,
+            starts: &[i64],
+        ) -> Result<Vec<(i64, String)>, StoreError> {
+            use window_results as results;
+            Ok(results::table
+                .filter(results::pipeline.eq(pipeline))
+                .filter(results::window_start.eq_any(starts.to_vec()))
+                .select((results::window_start, results::group_values))
+                .load(connection)?)
         }
 
         pub(super) fn panes(connection: &mut $Connection, pipeline: &str) -> Result<Vec<Change>, StoreError> {

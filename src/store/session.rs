@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::handle::Replay;
 use super::image::{Key, PaneImage, RowImage};
 use super::{
-    Change, Checkpoint, Definition, Fence, Kept, LetterFilter, LetterId, LetterReason, Query, Registered, ResultRows,
-    Revision, Standing, StateBytes, StoreError, StoredLetter,
+    Change, Checkpoint, Definition, Fence, Kept, LetterFilter, LetterId, LetterReason, LivePage, LivePlace, Query,
+    Registered, ResultRows, Revision, Standing, StateBytes, StoreError, StoredLetter,
 };
 use crate::event::{Counted, Letter, Position, RawEvents, Replayed};
 
@@ -79,6 +79,16 @@ pub(super) trait Session {
     fn checkpoint(&mut self, pipeline: &str) -> Result<Checkpoint, StoreError>;
     /// The rows of windows that end after this, ordered.
     fn open_rows(&mut self, pipeline: &str, after: i64) -> Result<Vec<Change>, StoreError>;
+    /// Rows of windows that end after this (`None`: after the watermark), behind a place.
+    fn live_rows(
+        &mut self,
+        pipeline: &str,
+        after: Option<i64>,
+        behind: Option<&LivePlace>,
+        limit: usize,
+    ) -> Result<LivePage, StoreError>;
+    /// The groups that have rows in windows that begin at one of these.
+    fn live_groups(&mut self, pipeline: &str, starts: &[i64]) -> Result<Vec<(i64, String)>, StoreError>;
     /// All panes, ordered.
     fn panes(&mut self, pipeline: &str) -> Result<Vec<Change>, StoreError>;
 

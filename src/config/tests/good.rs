@@ -366,3 +366,32 @@ fn expressions_over_aggregates_come_behind_what_they_need() {
     assert!(matches!(pipeline.columns[3].source, ColumnSource::Aggregate(1)));
     assert_eq!(pipeline.columns[0].sql_type, ColumnType::Double);
 }
+
+#[test]
+fn live_values_have_a_place_and_a_time_to_live() {
+    let live = |redis: &str, pipeline: &str| {
+        good(&with(&format!("aggregates = {{ n = \"count(*)\" }}\n{pipeline}\n[redis]\n{redis}")))
+    };
+    let config = live("url = \"rediss://me:hidden@host:6380/2\"", "redis = { ttl = \"2h\" }");
+    let redis = config.redis.as_ref().unwrap();
+    assert_eq!(
+        (redis.url.as_str(), redis.shown.as_str()),
+        ("rediss://me:hidden@host:6380/2", "rediss://me@host:6380/2")
+    );
+    assert_eq!(config.pipelines[0].redis_ttl_ms, Some(7_200_000));
+    assert!(!format!("{config:?}").contains("hidden"));
+    let described = describe(&config, 0);
+    for line in ["url = \"rediss://me@host:6380/2\"", "redis = { ttl = \"2h\" }"] {
+        assert!(described.lines().any(|described| described == line), "{line} in\n{described}");
+    }
+    assert!(described.contains("+ live rows 32MiB times 1 (pipelines with `redis`) = 160MiB"), "{described}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret");
+    std::fs::write(&file, "redis://:hidden@host\n").unwrap();
+    let config = live(&format!("url_file = {file:?}"), "redis = {}");
+    let redis = config.redis.as_ref().unwrap();
+    assert_eq!((redis.url.as_str(), redis.shown.as_str()), ("redis://:hidden@host", "redis://host"));
+    assert_eq!(config.pipelines[0].redis_ttl_ms, Some(7 * 86_400_000), "the default");
+    assert_eq!(live("url = \"redis://h\"", "").pipelines[0].redis_ttl_ms, None);
+}

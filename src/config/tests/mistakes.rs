@@ -57,10 +57,9 @@ fn one_in_pipeline(lines: &str, begins: &str) {
 
 #[test]
 fn every_key_of_the_contract_that_comes_later_is_refused() {
-    for (table, keys) in [
-        ("", "redis.url tests shutdown_timeout"),
-        ("pipelines.page_views.", "max_groups state_limit redis metrics alerts"),
-    ] {
+    for (table, keys) in
+        [("", "tests shutdown_timeout"), ("pipelines.page_views.", "max_groups state_limit metrics alerts")]
+    {
         for key in keys.split(' ') {
             let name = key.split('.').next().unwrap();
             let text = format!("{table}{key} = 1\n{}", SMALLEST.replace("[streams.web]\ntcp", "streams.web.tcp"));
@@ -145,7 +144,7 @@ error_rate = "errors / views"
 errors = { when = "error_rate > 0.05 AND views >= 20", for = "0s", webhook = "https://x" }
 "#;
     let found = mistakes(text);
-    assert_eq!(found.len(), 6, "{found:#?}");
+    assert_eq!(found.len(), 4, "{found:#?}");
     for mistake in found {
         assert!(mistake.contains(" is not available yet"), "{mistake}");
     }
@@ -164,7 +163,29 @@ fn a_precision_is_that_of_influx_points() {
 }
 
 #[test]
-fn choices_that_come_later_are_refused() {}
+fn what_cannot_be_a_redis_is_said_without_its_password() {
+    let redis = |lines: &str| format!("[redis]\n{lines}\n{SMALLEST}");
+    let expected = "a URL such as \"redis://127.0.0.1:6379\" or \"rediss://user:password@host/0\"";
+    for url in ["http://127.0.0.1", "redis://:hidden@", "rediss://:hidden@host#insecure", "unix:///run/redis.sock", ""]
+    {
+        let lines = format!("url = \"{url}\"");
+        one(&redis(&lines), &format!("2:7 `redis.url` is no URL of a Redis | {expected}"));
+        assert!(!read(&redis(&lines)).unwrap_err().to_string().contains("hidden"));
+    }
+    one(&redis(""), "1:2 `url` is missing in redis | `url = \"redis://127.0.0.1:6379\"`");
+    one(&redis("url = \"redis://h\"\nurl_file = \"f\""), "3:12 both `url` and `url_file` are given | one of them");
+    one(&redis("url_file = \"not there\""), "2:12 `redis.url_file`: cannot read /etc/mill/not there: ");
+    one(&redis("url = \"redis://h\"\nttl = \"1d\""), "3:1 unknown key `redis.ttl`");
+    one_in_pipeline(
+        "redis = { ttl = \"7d\" }",
+        "6:1 `pipelines.p.redis` without `[redis]`: nothing says where Redis is | a table [redis] in this file",
+    );
+    let with_redis =
+        |lines: &str| with(&format!("aggregates = {{ n = \"count(*)\" }}\n{lines}\n[redis]\nurl = \"redis://h\""));
+    one(&with_redis("redis = { ttl = \"7\" }"), "6:17 `pipelines.p.redis.ttl` is no duration: `7`");
+    one(&with_redis("redis = { ttl = \"0s\" }"), "6:17 `pipelines.p.redis.ttl` is out of range");
+    one(&with_redis("redis = true"), "6:9 `pipelines.p.redis` cannot be true or false");
+}
 
 #[test]
 fn what_is_missing_is_named_with_an_example() {
@@ -188,7 +209,7 @@ fn unknown_names_have_the_nearest_known_one_as_help() {
     let found = mistakes(&with("aggregates = { n = \"count(*)\" }\ngruop_by = []\nzzz = 1"));
     assert_eq!(found.len(), 2);
     assert_eq!(found[0], "6:1 unknown key `pipelines.p.gruop_by` | a known key | did you mean `group_by`?");
-    let keys = "aggregates, correct_for, delay, group_by, idle, late, max_ahead, max_behind, missing_time, retain, stages, start, stream, time, window";
+    let keys = "aggregates, correct_for, delay, group_by, idle, late, max_ahead, max_behind, missing_time, redis, retain, stages, start, stream, time, window";
     assert_eq!(found[1], format!("7:1 unknown key `pipelines.p.zzz` | a known key | the keys here are: {keys}"));
     one(
         &SMALLEST.replace("stream = \"web\"", "stream = \"wbe\""),

@@ -155,6 +155,7 @@ fn a_definition_holds_all_by_which_two_pipelines_are_told_apart() {
         "max_ahead": "1h",
         "max_behind": null,
         "missing_time": "dead_letter",
+        "redis": null,
         "retain": null,
         "stages": [
             { "filter": "type = 'a\"b' AND x = '\\' " },

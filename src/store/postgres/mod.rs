@@ -23,8 +23,8 @@ use super::image::{Key, PaneImage, RowImage};
 use super::schema::checkpoints;
 use super::session::{Access, Database, Session, Stored};
 use super::{
-    Change, Checkpoint, Definition, Fence, Kept, LetterFilter, LetterId, LetterReason, Query, Registered, Replay,
-    ResultRows, Revision, Standing, StoreError, StoredLetter,
+    Change, Checkpoint, Definition, Fence, Kept, LetterFilter, LetterId, LetterReason, LivePage, LivePlace, Query,
+    Registered, Replay, ResultRows, Revision, Standing, StoreError, StoredLetter,
 };
 use crate::config::PostgresConfig;
 use crate::event::{Counted, Letter, Position, RawEvents, Replayed};
@@ -159,6 +159,20 @@ impl Session for PostgresSession {
 
     fn open_rows(&mut self, pipeline: &str, after: i64) -> Result<Vec<Change>, StoreError> {
         plain::open_rows(&mut self.connection, pipeline, after)
+    }
+
+    fn live_rows(
+        &mut self,
+        pipeline: &str,
+        after: Option<i64>,
+        behind: Option<&LivePlace>,
+        limit: usize,
+    ) -> Result<LivePage, StoreError> {
+        plain::live_rows(&mut self.connection, pipeline, after, behind, limit)
+    }
+
+    fn live_groups(&mut self, pipeline: &str, starts: &[i64]) -> Result<Vec<(i64, String)>, StoreError> {
+        plain::live_groups(&mut self.connection, pipeline, starts)
     }
 
     fn panes(&mut self, pipeline: &str) -> Result<Vec<Change>, StoreError> {

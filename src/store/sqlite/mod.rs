@@ -20,8 +20,8 @@ use super::image::{Key, PaneImage, RowImage};
 use super::schema::{checkpoints, dead_letters, window_results};
 use super::session::{Access, Database, Session, Stored};
 use super::{
-    Change, Checkpoint, Definition, Fence, Kept, LetterFilter, LetterId, LetterReason, Query, Registered, Replay,
-    ResultRows, Revision, Standing, StoreError, StoredLetter,
+    Change, Checkpoint, Definition, Fence, Kept, LetterFilter, LetterId, LetterReason, LivePage, LivePlace, Query,
+    Registered, Replay, ResultRows, Revision, Standing, StoreError, StoredLetter,
 };
 use crate::event::{Counted, Letter, Position, RawEvents, Replayed};
 use crate::limits::LETTER_LINE_SHOWN_BYTES;
@@ -162,6 +162,20 @@ impl Session for SqliteSession {
 
     fn open_rows(&mut self, pipeline: &str, after: i64) -> Result<Vec<Change>, StoreError> {
         plain::open_rows(&mut self.connection, pipeline, after)
+    }
+
+    fn live_rows(
+        &mut self,
+        pipeline: &str,
+        after: Option<i64>,
+        behind: Option<&LivePlace>,
+        limit: usize,
+    ) -> Result<LivePage, StoreError> {
+        plain::live_rows(&mut self.connection, pipeline, after, behind, limit)
+    }
+
+    fn live_groups(&mut self, pipeline: &str, starts: &[i64]) -> Result<Vec<(i64, String)>, StoreError> {
+        plain::live_groups(&mut self.connection, pipeline, starts)
     }
 
     fn panes(&mut self, pipeline: &str) -> Result<Vec<Change>, StoreError> {

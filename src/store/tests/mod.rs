@@ -24,6 +24,7 @@ macro_rules! on_both {
 mod flushes;
 mod hostile;
 mod letters;
+mod live;
 #[path = "../../../tests/support/postgres.rs"]
 mod postgres;
 mod raw_events;

@@ -273,6 +273,7 @@ pub(super) fn a_flush(
             revision: 1,
             revise: None,
             letters,
+            live: None,
             chunks: receiver,
             reply,
         },
