@@ -16,7 +16,7 @@ pub struct Span {
     pub len: u32,
 }
 
-/// What a field can hold that is JSON, but no value. It is an error only where the field is used.
+/// What a field of an event can hold that is no value. It is an error only where the field is used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Fault {
     /// U+0000, which no SQL text holds.
