@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value as Json;
 use tidemill::event::{
-    Decoded, Decoder, Fault, Field, Fields, Step, Value, behind_lines, decodable, parse_time_text, piece_end,
+    Decoded, Decoder, Fault, Field, Fields, Step, Value, decodable, parse_time_text, piece_end,
     time_from_value,
 };
 use tidemill::limits::JSON_DEPTH_MAX;
@@ -103,7 +103,7 @@ fn in_pieces(decoder: &Decoder, decoded: &Decoded, bytes: &[u8]) {
     }
     assert_eq!(row, decoded.len());
     for count in (0..=decoded.len()).step_by(1 + decoded.len() / 4) {
-        let behind = &bytes[behind_lines(bytes, count as u64)..];
+        let behind = &bytes[decoder.behind_lines(bytes, count as u64)..];
         let rest = decoder.decode(Arc::new(behind.to_vec()));
         let mut skipped = decoded.clone();
         skipped.skip(count);

@@ -24,6 +24,7 @@ mod stats;
 mod system;
 #[cfg(test)]
 pub(crate) mod tests;
+mod ticks;
 mod window;
 
 pub use handles::{PipelineHandle, Pipelines, StreamHandle};

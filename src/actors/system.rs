@@ -11,7 +11,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix::{Actor, Arbiter};
@@ -28,7 +27,8 @@ use super::pipeline::Pipeline;
 use super::recent::Recent;
 use super::replay::{Replayer, Replays};
 use super::retention::retain_letters;
-use super::stats::{StatsRegistry, StreamStats};
+use super::stats::StatsRegistry;
+use super::ticks::{sample, ticks};
 use crate::clock::Clock;
 use crate::config::{AtLimit, Config, Durability, LetterLimit, PipelineConfig, SlotSource, StageConfig, StreamConfig};
 use crate::event::{Decoder, Fields, Position};
@@ -44,8 +44,6 @@ const BODY_MAILBOX: usize = 2 * (HTTP_BODY_BYTES_MAX + super::recent::KEPT_BYTES
 const CONTROL_MAILBOX: usize = 1024 * 1024;
 /// Bytes of letters that come again, in front of Ingest.
 const REPLAY_MAILBOX: usize = 1024 * 1024;
-/// How often silence is looked for, and shares and rates are computed.
-const TICK: Duration = Duration::from_secs(1);
 
 /// What a system is made of.
 pub struct SystemOptions {
@@ -470,36 +468,4 @@ fn fields_of(pipeline: &PipelineConfig) -> impl Iterator<Item = crate::event::Fi
         SlotSource::Field(field) => Some(field.clone()),
         SlotSource::Computed(_) => None,
     })
-}
-
-/// Tells Ingest of silence, once a second: time in which no line was decoded and nobody was held back.
-async fn ticks(clock: Clock, stream: Arc<StreamStats>, stats: Arc<StatsRegistry>, to: Outlet<Tick>) {
-    let progress = stream.progress();
-    let (mut since, mut events) = (clock.elapsed(), 0);
-    loop {
-        clock.sleep(TICK).await;
-        let lines = stream.lines.load(Ordering::Relaxed);
-        let now_events = lines - stream.rejected.load(Ordering::Relaxed).min(lines);
-        let held = progress.borrow().held.is_some();
-        let now = clock.elapsed();
-        if now_events != events || held || !stats.silence_matters(&stream) {
-            (since, events) = (now, now_events);
-            continue;
-        }
-        let silence_ms = u32::try_from((now - since).as_millis()).unwrap_or(u32::MAX);
-        since = now;
-        if to.send(Tick { silence_ms }).await.is_err() {
-            return;
-        }
-    }
-}
-
-async fn sample(stats: Arc<StatsRegistry>, clock: Clock) {
-    let mut before = clock.elapsed();
-    loop {
-        clock.sleep(TICK).await;
-        let now = clock.elapsed();
-        stats.sample(now - before);
-        before = now;
-    }
 }
