@@ -158,7 +158,7 @@ on_both! {
         bench.store.replay_letters(replay(fence, 0)).await.unwrap();
         let changes = vec![again(2, 11, "still"), counted(1, 10)];
         let flushed = bench.flush(&hits, fence, changes, at(11, 1)).await.unwrap();
-        assert_eq!(flushed, Flushed { letters: 1, replayed: 2, ..Flushed::default() });
+        assert_eq!(flushed, Flushed { letters: 1, replayed: 2, watermark: Some(1), ..Flushed::default() });
         let columns =
             ["position", "attempts", "reason", "failed_at", "replayed_at", "replay_number", "ingested_at"];
         let rows = "1|1|why|1700|5000||1700; 2|2|still|6000|||1700; 3|1|why|1700||3|1700";

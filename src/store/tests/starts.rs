@@ -269,7 +269,7 @@ on_both! {
         let changes = vec![row(300, "/new", 9, 9), letter(6, b"x", "new")];
         chunks.send(crate::store::Chunk::Changes(changes, Box::new(()))).unwrap();
         chunks.send(crate::store::Chunk::Finish(at(9, 40))).unwrap();
-        assert_eq!(answer.await.unwrap(), Ok(Flushed { rows: 1, letters: 1, ..Flushed::default() }));
+        assert_eq!(answer.await.unwrap(), Ok(Flushed { rows: 1, letters: 1, watermark: Some(40), ..Flushed::default() }));
         assert_eq!(rows(), "0|1|1; 100|1|2; 300|2|9", "200 was open");
         assert_eq!(bench.ask("SELECT count(*) FROM pane_states"), "0");
         let letters = bench.ask_rows(&["position", "replay_number"], "dead_letters WHERE pipeline = 'hits'");
