@@ -271,7 +271,7 @@ fn a_pipeline_beyond_max_behind_frees_the_journal_for_its_neighbours() {
         let (status, refused) = daemon.order("held", "skip", &format!("{{\"to\": {}}}", to - 1));
         assert_eq!(status, 400, "{refused}");
         let (status, answer) = daemon.order("held", "skip", &format!("{{\"to\": {to}}}"));
-        (status == 200).then(|| ((to, refused), answer))
+        (status == 200).then_some(((to, refused), answer))
     });
     let (to, refused) = refused;
     assert!(message(&refused).contains(&format!("it can skip to {to}..=")), "{refused}");
