@@ -1,10 +1,10 @@
 //! What a slow pipeline costs a fast one of the same stream: its rate beside it, against its rate alone, in one run.
 //!
-//! `cargo bench --bench isolation -- [--events 5000000] [--rounds 5]`
+//! `cargo bench --bench isolation -- [--events 10000000] [--rounds 5]`
 //!
 //! The slow one has a custom stage that sleeps 1 ms an event, so that it soon reads from the journal. Rates are events per
 //! second from the first byte to the fast one's commit of the last event; CPU is the daemon's until then. The sender is this
-//! program, on the same machine.
+//! program, on the same machine. A commit comes once a second: fewer events would measure when the last one comes.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a program that measures, for a terminal")]
 #![expect(clippy::disallowed_methods, reason = "it measures, and it is slow on purpose")]
 
@@ -45,7 +45,7 @@ fn main() {
     if args.get(1).is_some_and(|arg| arg == "daemon") {
         return daemon(&args[2], args[3].parse().unwrap(), args[4] == "slow");
     }
-    let (events, rounds) = (option("--events", 5_000_000), option("--rounds", 5));
+    let (events, rounds) = (option("--events", 10_000_000), option("--rounds", 5));
     let load = load(events);
     let (mut rates, mut cpus) = (Vec::new(), Vec::new());
     for round in 1..=rounds {
