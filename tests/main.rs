@@ -6,6 +6,7 @@ mod support;
 
 mod backpressure;
 mod bad_input;
+mod bounds;
 mod change;
 mod crash;
 mod dead_letters;

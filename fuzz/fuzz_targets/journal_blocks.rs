@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use tidemill::clock::Clock;
-use tidemill::event::{Origin, PositionRange, Replay};
+use tidemill::event::{Format, Origin, PositionRange, Replay};
 use tidemill::journal::fuzzing::{decode, encode, head, seal};
 use tidemill::journal::{Block, Journal, JournalOptions, Payload, inspect, repair};
 
@@ -164,20 +164,20 @@ fn on_disk(file: &File<'_>, blocks: &[Block]) {
 }
 
 fn look_and_repair(dir: &Path, blocks: &[Block], forged: bool) {
-    let Ok(Some(_)) = inspect(dir) else { return };
-    if repair(dir).is_err() {
+    let Ok(Some(_)) = inspect(dir, Format::Ndjson) else { return };
+    if repair(dir, Format::Ndjson).is_err() {
         return;
     }
     // A head or a block that somebody made with the right CRC may say what it likes.
     if forged {
-        let _ = inspect(dir);
+        let _ = inspect(dir, Format::Ndjson);
         if let Ok(journal) = Journal::open(options(dir), Clock::system()) {
             let mut reader = journal.reader(0);
             while let Ok(Some(_)) = reader.next() {}
         }
         return;
     }
-    let inspection = inspect(dir).expect("it was repaired").expect("it is there");
+    let inspection = inspect(dir, Format::Ndjson).expect("it was repaired").expect("it is there");
     assert_eq!(inspection.damage, []);
     let journal = Journal::open(options(dir), Clock::system()).expect("it was repaired");
     let mut reader = journal.reader(inspection.first - 1);

@@ -13,7 +13,7 @@ use tidemill::event::{Batch, Decoded, Origin, PositionRange, Span, TIME_MAX_MS, 
 use tidemill::pipeline::Results;
 use tidemill::store::Definition;
 use tidemill::window::{
-    AggregateKind, EventOrder, FirstRecord, Input, LatePolicy, Open, Operator, OperatorConfig, Rows, State,
+    AggregateKind, Bounds, EventOrder, FirstRecord, Input, LatePolicy, Open, Operator, OperatorConfig, Rows, State,
     WindowChange, WindowRow, WindowSpec, decode_key, encode_value, hash_key,
 };
 
@@ -173,7 +173,8 @@ fn operator(kinds: &[AggregateKind], stored: &Stored<'_>, states: &[State]) {
     let (position, ingest_time, max_ahead) = stored.first;
     let first = FirstRecord { position, ingest_time, max_ahead_ms: i64::from(max_ahead) };
     let kept = stored.replays.then_some((stored.watermark, position));
-    let config = OperatorConfig { window, late, correct_for_ms: 1_000, kept, aggregates: kinds.into(), first };
+    let bounds = Bounds::new(1 + u64::from(max_ahead % 8), 1 << 20);
+    let config = OperatorConfig { window, late, correct_for_ms: 1_000, kept, aggregates: kinds.into(), first, bounds };
     let mut operator = Operator::new(config);
     operator.restore_position(0, stored.watermark);
     let group: Arc<[u8]> = stored.key.into();

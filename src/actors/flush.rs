@@ -211,6 +211,7 @@ impl Work {
             all.open_windows = all.open_windows.max(share.open_windows);
             all.groups += share.groups;
             all.state_bytes += share.state_bytes;
+            all.other_events += share.other_events;
             all.letter_bytes += share.letter_bytes;
         }
         if let Err((taken, ended)) = account.check() {
@@ -247,6 +248,14 @@ impl Work {
             view.position = checkpoint.position;
             view.watermark = checkpoint.watermark;
             (view.open_windows, view.groups, view.state_bytes) = (all.open_windows, all.groups, all.state_bytes);
+            if all.other_events > 0 && view.other_events == 0 {
+                log::warn!(
+                    "pipeline {}: `max_groups` or `state_limit` is reached: events of further groups count in the row of \
+                     their window with `other = true`",
+                    context.pipeline.name
+                );
+            }
+            view.other_events = all.other_events;
             view.error = None;
             view.away_since = None;
             view.oldest = view.oldest_behind_barrier;

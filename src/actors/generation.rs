@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::config::PipelineConfig;
 use crate::pipeline::{IntakeOperator, StageOperator};
 use crate::store::{Change, Snapshot, StoreError};
-use crate::window::{FirstRecord, Open, Operator as WindowOperator, OperatorConfig, Watermark};
+use crate::window::{FirstRecord, OTHER_ROW, Open, Operator as WindowOperator, OperatorConfig, Others, Watermark};
 
 /// Bytes of the mailboxes in front of stage, each window, DeadLetter, and of each part of an epoch at Flush.
 const STAGE_MAILBOX: usize = 2 * 1024 * 1024;
@@ -201,7 +201,7 @@ impl Pipeline {
         index: usize,
         snapshot: &Snapshot,
     ) -> Result<WindowOperator, StoreError> {
-        let checkpoint = &snapshot.checkpoint;
+        let (checkpoint, bounds) = (&snapshot.checkpoint, config.bounds());
         let refused = |error: crate::window::StateError| StoreError::Refused(error.to_string());
         let mut operator = WindowOperator::new(OperatorConfig {
             window: config.window,
@@ -209,6 +209,7 @@ impl Pipeline {
             correct_for_ms: config.correct_for_ms,
             kept: snapshot.kept,
             aggregates: config.aggregates.iter().map(|aggregate| aggregate.kind).collect(),
+            bounds,
             first: FirstRecord {
                 position: checkpoint.first_position,
                 ingest_time: checkpoint.first_ingest_time,
@@ -218,6 +219,16 @@ impl Pipeline {
         operator.restore_position(checkpoint.position, checkpoint.watermark.unwrap_or(i64::MIN));
         for change in &snapshot.open {
             let open = match change {
+                Change::Row { window_start, window_end, group, state, .. } if **group == OTHER_ROW => {
+                    let (window_start, window_end) = (*window_start, *window_end);
+                    for (key, state) in Others::decode(state).map_err(refused)?.iter() {
+                        if bounds.window_of_key(&key.bytes(), self.windows) == index {
+                            let group = Arc::from(key.bytes());
+                            operator.restore(Open::Row { window_start, window_end, group, state }).map_err(refused)?;
+                        }
+                    }
+                    continue;
+                }
                 Change::Row { window_start, window_end, group, state, .. } => {
                     Open::Row { window_start: *window_start, window_end: *window_end, group: group.clone(), state }
                 }
@@ -233,7 +244,7 @@ impl Pipeline {
                 | Change::Raw(_) => continue,
             };
             let (Open::Row { group, .. } | Open::Pane { group, .. }) = &open;
-            if StageOperator::window_of(group, self.windows) == index {
+            if bounds.window_of_key(group, self.windows) == index {
                 operator.restore(open).map_err(refused)?;
             }
         }

@@ -215,6 +215,8 @@ pub struct Share {
     pub groups: u64,
     /// Bytes of their state.
     pub state_bytes: u64,
+    /// Events of groups that had no room, since the generation began.
+    pub other_events: u64,
     /// Bytes of letters that wait for their commit.
     pub letter_bytes: u64,
 }

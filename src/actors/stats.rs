@@ -154,6 +154,8 @@ pub struct PipelineView {
     pub open_windows: u64,
     pub groups: u64,
     pub state_bytes: u64,
+    /// Events of groups that had no room, since the generation began: they count in the `other` rows.
+    pub other_events: u64,
     pub last_flush: Option<LastFlush>,
     pub error: Option<String>,
     /// Since when the store is away, by the time since the daemon's start.
@@ -348,6 +350,7 @@ impl StatsRegistry {
             open_windows: 0,
             groups: 0,
             state_bytes: 0,
+            other_events: 0,
             last_flush: None,
             error: None,
             away_since: None,

@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::event::{Letter, LetterKind, PositionError, format_utc};
 use crate::limits::BATCH_BYTES_MAX;
 use crate::store::Change;
-use crate::window::{LatePolicy, LateRow, Operator, WindowChange};
+use crate::window::{Gauges, LatePolicy, LateRow, Operator, WindowChange};
 
 /// About what a group's closed row or correction holds.
 const CHANGE_BYTES: usize = 256;
@@ -87,7 +87,11 @@ impl Window {
             LatePolicy::Drop if message.rows.batch.replay.is_none() => Vec::new(),
             _ => late.iter().map(|late| letter(message, late)).collect(),
         };
-        self.note_open_bytes();
+        if self.note_open_bytes().is_overfull {
+            let message = "the groups of open windows have grown to twice their share of `state_limit`; raise it and start or \
+                           reload, or see which aggregate keeps so much (text, distinct values, bins of quantiles)";
+            self.keeper.end(Ended::Paused(message.to_owned()));
+        }
         self.stats.failed(late.len() as u64);
         self.stats.handled(message.rows.rows.len() as u64, self.clock.elapsed().saturating_sub(began));
         Ok(letters)
@@ -107,26 +111,27 @@ impl Window {
                 pieces.push(Changes { barrier: barrier.clone(), part, changes, last: None });
             }
         });
-        let gauges = self.operator.gauges();
+        let gauges = self.note_open_bytes();
         let last = Some(Share {
             account: self.operator.account(),
             open_windows: gauges.open_windows as u64,
             groups: gauges.groups as u64,
             state_bytes: gauges.state_bytes as u64,
+            other_events: gauges.other_events,
             letter_bytes: 0,
         });
         pieces.push(Changes { barrier: barrier.clone(), part, changes, last });
-        self.note_open_bytes();
         self.stats.handled(0, self.clock.elapsed().saturating_sub(began));
         pieces
     }
 
-    fn note_open_bytes(&mut self) {
+    fn note_open_bytes(&mut self) -> Gauges {
         let gauges = self.operator.gauges();
         let bytes = ((gauges.closed_rows + gauges.corrections) * CHANGE_BYTES) as u64;
         self.open_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.open_bytes.fetch_sub(self.own_open_bytes, Ordering::Relaxed);
         self.own_open_bytes = bytes;
+        gauges
     }
 }
 

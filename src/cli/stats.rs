@@ -73,6 +73,7 @@ const PIPELINES: &[Column] = &[
     ("windows", "/open_windows", As::Plain),
     ("groups", "/groups", As::Plain),
     ("state size", "/state_bytes", As::Bytes),
+    ("other", "/other_events", As::Plain),
     ("flush", "/last_flush/duration_ms", As::Millis),
 ];
 

@@ -12,6 +12,10 @@ use crate::event::{Field, Format, TimeUnit};
 use crate::limits::{CONNECTION_BUFFERS_BYTES_MAX, HTTP_BODIES_BYTES_MAX, LIVE_BYTES_MAX};
 use crate::units::{format_duration, format_size};
 
+/// So many times its `state_limit` a pipeline's windows may take: groups that are in may grow to twice of it, blocks of
+/// sliding windows take a third of that besides, and a flush takes what has changed once more.
+const STATE_TIMES: u64 = 4;
+
 /// The config as TOML, with every default that applies, secrets masked; and the sum of its memory limits, of which
 /// `mailbox_bytes` are the mailboxes'.
 pub fn describe(config: &Config, mailbox_bytes: u64) -> String {
@@ -50,7 +54,8 @@ pub fn describe(config: &Config, mailbox_bytes: u64) -> String {
         describe_pipeline(&mut out, pipeline);
     }
     let live = config.pipelines.iter().filter(|pipeline| pipeline.redis_ttl_ms.is_some()).count() as u64;
-    describe_memory(&mut out, config.streams.len() as u64, live, mailbox_bytes);
+    let state_bytes = config.pipelines.iter().map(|pipeline| STATE_TIMES * pipeline.state_limit_bytes).sum();
+    describe_memory(&mut out, config.streams.len() as u64, live, (mailbox_bytes, state_bytes));
     out.0
 }
 
@@ -155,6 +160,8 @@ fn describe_pipeline(out: &mut Writer, pipeline: &PipelineConfig) {
     if let Some(bytes) = pipeline.max_behind_bytes {
         out.size("max_behind", bytes);
     }
+    out.line("max_groups", pipeline.max_groups.to_string());
+    out.size("state_limit", pipeline.state_limit_bytes);
     if let Some(ttl) = pipeline.redis_ttl_ms {
         out.line("redis", format!("{{ ttl = {} }}", quoted(&format_duration(ttl))));
     }
@@ -170,12 +177,12 @@ fn describe_pipeline(out: &mut Writer, pipeline: &PipelineConfig) {
     }
 }
 
-fn describe_memory(out: &mut Writer, streams: u64, live: u64, mailbox_bytes: u64) {
+fn describe_memory(out: &mut Writer, streams: u64, live: u64, (mailbox_bytes, state_bytes): (u64, u64)) {
     let buffers = CONNECTION_BUFFERS_BYTES_MAX as u64;
     let bodies = HTTP_BODIES_BYTES_MAX as u64;
     // Those that wait, and those of a flush that is not committed yet.
     let rows = 2 * LIVE_BYTES_MAX as u64;
-    let sum = mailbox_bytes + streams * buffers + bodies + live * rows;
+    let sum = mailbox_bytes + streams * buffers + bodies + live * rows + state_bytes;
     let live = match live {
         0 => String::new(),
         live => format!(" + live rows {} times {live} (pipelines with `redis`)", format_size(rows)),
@@ -183,11 +190,12 @@ fn describe_memory(out: &mut Writer, streams: u64, live: u64, mailbox_bytes: u64
     // Writing to a string cannot fail.
     let _ = writeln!(
         out.0,
-        "\n# memory limits: mailboxes {} + connection buffers {} times {streams} (streams) + HTTP bodies {}{live} = {}\n\
-         # besides them, the state of open windows: it grows with the groups that the data has",
+        "\n# memory limits: mailboxes {} + connection buffers {} times {streams} (streams) + HTTP bodies {}{live} + open \
+         windows {} ({STATE_TIMES} times each `state_limit`) = {}",
         format_size(mailbox_bytes),
         format_size(buffers),
         format_size(bodies),
+        format_size(state_bytes),
         format_size(sum),
     );
 }

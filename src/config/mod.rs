@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use crate::event::{Field, Format, TimeUnit};
 use crate::expr::{Expr, SqlType};
-use crate::window::{AggregateKind, LatePolicy, WatermarkSpec, WindowSpec};
+use crate::window::{AggregateKind, Bounds, LatePolicy, WatermarkSpec, WindowSpec};
 
 pub use self::redis::RedisConfig;
 pub use describe::describe;
@@ -376,6 +376,10 @@ pub struct PipelineConfig {
     pub start: Start,
     /// Further behind than so many bytes of the journal it stops and no longer pins it; `None`: never.
     pub max_behind_bytes: Option<u64>,
+    /// Groups in all open windows at most; what is beyond is `other`.
+    pub max_groups: u64,
+    /// Bytes of state in all open windows, beyond which new groups are `other`.
+    pub state_limit_bytes: u64,
     /// How long its live values stay in Redis; `None`: it has none there.
     pub redis_ttl_ms: Option<i64>,
     /// What window actors keep.
@@ -397,6 +401,11 @@ impl Config {
 }
 
 impl PipelineConfig {
+    /// How much its open windows may hold.
+    pub fn bounds(&self) -> Bounds {
+        Bounds::new(self.max_groups, self.state_limit_bytes)
+    }
+
     /// With its aggregates in the order of these names, in which states hold them; those that are not among them come
     /// behind. The columns stay in the order of the file.
     #[must_use]

@@ -23,7 +23,9 @@ const CORRECT_FOR_MS: i64 = 86_400_000;
 const MAX_AHEAD_MS: i64 = 3_600_000;
 
 /// Keys of the contract whose feature comes later.
-const LATER: [&str; 4] = ["max_groups", "state_limit", "metrics", "alerts"];
+const LATER: [&str; 2] = ["metrics", "alerts"];
+const MAX_GROUPS: u64 = 1_000_000;
+const STATE_LIMIT_BYTES: u64 = 512 << 20;
 /// Less than a segment of a journal is not worth to be behind by.
 const MAX_BEHIND_MIN_BYTES: u64 = 1 << 20;
 
@@ -61,6 +63,9 @@ fn read_pipeline(name: &str, mut section: Section<'_>, streams: &[Stream], has_r
     let retain_ms = section.take("retain").and_then(|setting| setting.duration(1));
     let (late, correct_for_ms) = read_late(&mut section, window, retain_ms);
     let max_behind = read_max_behind(&mut section, stream);
+    let max_groups = section.take("max_groups").and_then(|setting| setting.whole(1..=1 << 32)).unwrap_or(MAX_GROUPS);
+    let state_limit = section.take("state_limit").and_then(|setting| setting.size(1 << 20..=1 << 40));
+    let state_limit_bytes = state_limit.unwrap_or(STATE_LIMIT_BYTES);
     let redis_ttl_ms = read_live(&mut section, has_redis);
     let starts = [("earliest", Start::Earliest), ("now", Start::Now)];
     let start = section.take("start").and_then(|setting| setting.choice(&starts, &[])).unwrap_or(Start::Earliest);
@@ -79,11 +84,13 @@ fn read_pipeline(name: &str, mut section: Section<'_>, streams: &[Stream], has_r
         "late": late_name(late),
         "max_ahead": format_duration(watermark.max_ahead_ms),
         "max_behind": max_behind.map(format_size),
+        "max_groups": max_groups.to_string(),
         "missing_time": time.as_ref().map(|time| missing_time(time)),
         "redis": redis_ttl_ms.map(|ttl| json!({ "ttl": format_duration(ttl) })),
         "retain": retain_ms.map(format_duration),
         "stages": stage_texts,
         "start": if start == Start::Now { "now" } else { "earliest" },
+        "state_limit": format_size(state_limit_bytes),
         "stream": stream,
         "time": time.as_ref().map(time_definition),
         "window": window_definition(window),
@@ -110,6 +117,8 @@ fn read_pipeline(name: &str, mut section: Section<'_>, streams: &[Stream], has_r
         retain_ms,
         start,
         max_behind_bytes: max_behind,
+        max_groups,
+        state_limit_bytes,
         redis_ttl_ms,
         aggregates: results.aggregates,
         columns: results.columns,

@@ -211,6 +211,20 @@ impl<'c> Setting<'c> {
         Some(duration)
     }
 
+    /// A whole number.
+    pub(super) fn whole(&self, range: RangeInclusive<u64>) -> Option<u64> {
+        let expected = format!("a whole number from {} to {}", range.start(), range.end());
+        let DeValue::Integer(number) = self.value.get_ref() else {
+            self.wrong_type(&expected);
+            return None;
+        };
+        let value = u64::from_str_radix(number.as_str(), number.radix()).ok().filter(|value| range.contains(value));
+        if value.is_none() {
+            self.wrong(format!("`{}` is out of range: {}", self.path, number.as_str()), expected);
+        }
+        value
+    }
+
     /// A size in bytes.
     pub(super) fn size(&self, range: RangeInclusive<u64>) -> Option<u64> {
         const EXPECTED: &str = "a size such as \"64KiB\", \"256MiB\" or \"1GiB\"";

@@ -14,17 +14,19 @@ use crate::store::{Beginning, Registered};
 
 /// Keys of a definition that may change without a new revision: all before the next commit goes by the old, all after it
 /// by the new.
-const KEPT: [&str; 11] = [
+const KEPT: [&str; 13] = [
     "correct_for",
     "delay",
     "idle",
     "late",
     "max_ahead",
     "max_behind",
+    "max_groups",
     "missing_time",
     "redis",
     "retain",
     "start",
+    "state_limit",
     "tables",
 ];
 

@@ -12,10 +12,8 @@ use crate::event::{
 };
 use crate::expr::ExprError;
 use crate::limits::GROUP_KEY_BYTES_MAX;
-use crate::window::{Rows, Watermark, WindowRow, encode_value, hash_key};
+use crate::window::{Bounds, Rows, Watermark, WindowRow, encode_value, hash_key};
 
-/// Groups fall into so many slots, which the window actors share.
-const SLOTS: u64 = 64;
 /// What a stage makes of a batch.
 #[derive(Debug, Default)]
 pub struct Staged {
@@ -40,6 +38,7 @@ pub struct StageOperator {
     /// Whether a stage can make several events of one.
     makes_many: bool,
     windows: usize,
+    bounds: Bounds,
     watermark: Watermark,
     range: PositionRange,
     pub(super) account: Account,
@@ -96,6 +95,7 @@ impl StageOperator {
         let makes_many = |stage: &StageConfig| matches!(stage, StageConfig::Custom(_) | StageConfig::Explode { .. });
         Ok(Self {
             makes_many: config.stages.iter().any(makes_many),
+            bounds: config.bounds(),
             config,
             revision,
             columns,
@@ -107,11 +107,6 @@ impl StageOperator {
             clock,
             computed,
         })
-    }
-
-    /// Which of `windows` window actors keeps a group. Only where it is kept depends on their number, never a result.
-    pub fn window_of(key: &[u8], windows: usize) -> usize {
-        window_of_hash(hash_key(key), windows)
     }
 
     /// The watermark behind the last record.
@@ -312,7 +307,7 @@ impl StageOperator {
         let mut key = std::mem::take(&mut staged.rows[0].keys);
         let encoded = self.encode_group(part, &mut key);
         let hash = hash_key(&key[start..]);
-        let window = window_of_hash(hash, self.windows);
+        let window = self.bounds.window_of(hash, self.windows);
         staged.rows[0].keys = key;
         if let Err(refusal) = encoded {
             staged.rows[0].keys.truncate(start);
@@ -372,10 +367,6 @@ impl StageOperator {
         }
         Ok(())
     }
-}
-
-fn window_of_hash(hash: u64, windows: usize) -> usize {
-    ((hash >> 32) % SLOTS) as usize % windows
 }
 
 /// One event on its way, or one of those that a stage made of it.

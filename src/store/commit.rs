@@ -1,7 +1,7 @@
 //! One flush: fence, rows, panes, letters, raw events, corrections, account and checkpoint in one transaction.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
@@ -9,12 +9,16 @@ use crossbeam_channel::Receiver;
 use super::begin;
 use super::image::{Key, PaneImage, RowImage, Shape};
 use super::live::Changed;
+use super::others::{self, OtherRow};
 use super::session::{Session, Stored};
 use super::{Change, Checkpoint, Chunk, Definition, Flush, Flushed, LETTER_BYTES, StateBytes, StoreError};
 use crate::config::{AtLimit, LetterLimit};
 use crate::event::{Counted, Letter, RawEvents};
 use crate::moments::is_sabotaged;
+use crate::window::OtherKey;
 
+/// Bytes of new states of `other` rows that are held until they are written.
+const OTHERS_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Corrections that are read, merged and written at once.
 const CORRECTIONS_AT_ONCE: usize = 1_000;
 /// Old rows and raw events that are deleted behind a flush, besides twice as many as it has written.
@@ -54,10 +58,12 @@ pub(super) fn run(
         kept_bytes: 0,
         recount: false,
         corrections: HashMap::new(),
+        others: others::Pending::default(),
         changed: flush.live.as_ref().map(|_| Changed::default()),
         flushed: Flushed::default(),
     };
     let checkpoint = writer.write(&flush.chunks)?;
+    writer.put_others()?;
     writer.correct()?;
     writer.note_letters()?;
     let flushed = Flushed { watermark: checkpoint.watermark, ..writer.flushed };
@@ -140,6 +146,7 @@ struct Writer<'a, S> {
     /// Whether letters have changed that were there.
     recount: bool,
     corrections: HashMap<Key, Correction>,
+    others: others::Pending,
     /// Rows for whoever shows them live.
     changed: Option<Changed>,
     flushed: Flushed,
@@ -172,6 +179,9 @@ impl<S: Session> Writer<'_, S> {
                         self.take(change, &mut pending)?;
                     }
                     self.put(pending)?;
+                    if self.others.bytes >= OTHERS_BYTES_MAX {
+                        self.put_others()?;
+                    }
                     drop(credit);
                 }
                 Ok(Chunk::Finish(checkpoint)) => return Ok(checkpoint),
@@ -183,10 +193,18 @@ impl<S: Session> Writer<'_, S> {
     fn take(&mut self, change: Change, pending: &mut Pending) -> Result<(), StoreError> {
         match change {
             Change::Row { window_start, window_end, group, state, partial } => {
+                if let Some(key) = OtherKey::read(&group) {
+                    self.others.set((window_start, window_end), key, Some(state), partial);
+                    return Ok(());
+                }
                 let row = self.shape.row((window_start, window_end), group, state, partial, None)?;
                 pending.rows.insert(row.key, row);
             }
             Change::Gone { window_start, window_end, group } => {
+                if let Some(key) = OtherKey::read(&group) {
+                    self.others.set((window_start, window_end), key, None, false);
+                    return Ok(());
+                }
                 if let Some(changed) = &mut self.changed {
                     changed.gone(window_start, self.shape.group((window_start, window_end), &group)?);
                 }
@@ -301,7 +319,7 @@ impl<S: Session> Writer<'_, S> {
         self.session.put_rows(self.pipeline, self.revision, rows)?;
         self.flushed.rows += rows.len() as u64;
         if let Some(changed) = &mut self.changed {
-            for row in rows {
+            for row in rows.iter().filter(|row| !row.other) {
                 changed.set(row.key.window_start, row.group_values.clone(), row.result_values.clone());
             }
         }
@@ -323,7 +341,27 @@ impl<S: Session> Writer<'_, S> {
         Ok(())
     }
 
-    /// Merges the late events into their rows; where there is no row they make it.
+    /// Writes the `other` rows of which states of slots have changed.
+    fn put_others(&mut self) -> Result<(), StoreError> {
+        let pending = std::mem::take(&mut self.others);
+        let rows = others::apply(self.session, &self.shape, pending)?;
+        self.put_other_rows(rows)
+    }
+
+    fn put_other_rows(&mut self, rows: HashMap<(i64, i64), OtherRow>) -> Result<(), StoreError> {
+        let (rows, gone) = others::images(&self.shape, rows)?;
+        if !gone.is_empty() {
+            self.session.delete_rows(self.pipeline, &gone)?;
+        }
+        if !rows.is_empty() {
+            self.put_rows(&rows)?;
+            fail::fail_point!("flush-others");
+        }
+        Ok(())
+    }
+
+    /// Merges the late events into their rows. Where there is no row, they go to the `other` state of their slot in that
+    /// window, and where there is none either they make the row.
     fn correct(&mut self) -> Result<(), StoreError> {
         let all: Vec<(Key, Correction)> = std::mem::take(&mut self.corrections).into_iter().collect();
         let mut all = all.into_iter();
@@ -334,11 +372,31 @@ impl<S: Session> Writer<'_, S> {
             }
             let keys: Vec<Key> = some.iter().map(|(key, _)| *key).collect();
             let stored = self.session.stored(self.pipeline, &keys)?;
-            let merged = some.into_iter().zip(stored).map(|((key, late), stored)| self.merge(key, late, stored));
-            let rows = merged.collect::<Result<Vec<_>, _>>()?;
+            let rowless = keys.iter().zip(&stored).filter(|(_, stored)| stored.is_none());
+            let windows: HashSet<_> = rowless.map(|(key, _)| (key.window_start, key.window_end)).collect();
+            let mut others = others::read(self.session, &self.shape, windows.into_iter().collect())?;
+            let mut rows = Vec::with_capacity(some.len());
+            for ((key, late), stored) in some.into_iter().zip(stored) {
+                let window = (key.window_start, key.window_end);
+                let other = others.get_mut(&window).filter(|_| stored.is_none());
+                if !other.map_or(Ok(false), |other| self.merge_other(window, &late, other))? {
+                    rows.push(self.merge(key, late, stored)?);
+                }
+            }
             self.put_rows(&rows)?;
+            self.put_other_rows(others)?;
             fail::fail_point!("flush-corrections");
         }
+    }
+
+    /// Whether the late events' slot has an `other` state in their window, which then has them.
+    fn merge_other(&self, window: (i64, i64), late: &Correction, other: &mut OtherRow) -> Result<bool, StoreError> {
+        let Some(state) = other.slots.of_group(&late.group) else { return Ok(false) };
+        let merged = self.shape.definition.merge(state, &late.state);
+        *state = merged.map_err(|why| self.shape.unreadable("`other` or late state", window, &why))?;
+        other.revised_at = other.revised_at.max(Some(late.revised_at));
+        other.has_changed = true;
+        Ok(true)
     }
 
     fn merge(&self, key: Key, late: Correction, stored: Option<Stored>) -> Result<RowImage, StoreError> {

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Definition, StateBytes, StoreError};
 use crate::store::names::PERIOD;
-use crate::window::WindowSpec;
+use crate::window::{OTHER_ROW, Others, WindowSpec};
 
 /// Bytes of the hash by which tables tell groups apart.
 const GROUP_HASH_BYTES: usize = 16;
@@ -38,6 +38,8 @@ pub(super) struct RowImage {
     pub(super) result_values: String,
     pub(super) events: i64,
     pub(super) partial: bool,
+    /// Of the groups for which there was no room.
+    pub(super) other: bool,
     pub(super) revised_at: Option<i64>,
     pub(super) state: StateBytes,
 }
@@ -93,14 +95,39 @@ impl<'a> Shape<'a> {
             result_values: object(&self.values, &values),
             events: events.cast_signed(),
             partial,
+            other: false,
             revised_at,
             state,
         })
     }
 
+    /// The row of the groups of a window for which there was no room: it shows the states of all slots together.
+    pub(super) fn other_row(
+        &self,
+        window: (i64, i64),
+        slots: &Others,
+        partial: bool,
+        revised_at: Option<i64>,
+    ) -> Result<RowImage, StoreError> {
+        let unreadable = |why: String| self.unreadable("`other` state", window, &why);
+        let mut merged: Option<StateBytes> = None;
+        for (_, state) in slots.iter() {
+            merged = Some(match merged {
+                None => state.clone(),
+                Some(merged) => self.definition.merge(&merged, state).map_err(unreadable)?,
+            });
+        }
+        let merged = merged.unwrap_or_default();
+        let row = self.row(window, Arc::from(OTHER_ROW), merged, partial, revised_at)?;
+        Ok(RowImage { other: true, state: slots.to_bytes(), ..row })
+    }
+
     /// The fields of a group in a window, as a JSON object.
     pub(super) fn group(&self, window: (i64, i64), group_key: &[u8]) -> Result<String, StoreError> {
-        let mut group = self.definition.group(group_key).map_err(|why| self.unreadable("group", window, &why))?;
+        let mut group = match group_key {
+            group_key if *group_key == OTHER_ROW => Value::Array(vec![Value::Null; self.definition.group_columns()]),
+            group_key => self.definition.group(group_key).map_err(|why| self.unreadable("group", window, &why))?,
+        };
         if let (Some(WindowSpec::Calendar(calendar)), Value::Array(fields)) = (self.definition.window(), &mut group) {
             fields.push(calendar.period(window.0).into());
         }

@@ -13,6 +13,7 @@ mod image;
 mod letters;
 mod live;
 mod names;
+mod others;
 mod plain;
 mod plain_letters;
 mod postgres;

@@ -291,7 +291,8 @@ macro_rules! plain_tables {
             let watermark = watermark.flatten();
             let nothing = LivePage { rows: Vec::new(), next: None, watermark };
             let Some(after) = after.or(watermark) else { return Ok(nothing) };
-            let shown = results::table.filter(results::pipeline.eq(pipeline)).filter(results::window_end.gt(after));
+            let of_groups = results::table.filter(results::pipeline.eq(pipeline)).filter(results::other.eq(false));
+            let shown = of_groups.filter(results::window_end.gt(after));
             let first = match behind {
                 Some((start, ..)) => Some(*start),
                 None => shown.select(min(results::window_start)).first(connection)?,
@@ -332,6 +333,7 @@ macro_rules! plain_tables {
             use window_results as results;
             Ok(results::table
                 .filter(results::pipeline.eq(pipeline))
+                .filter(results::other.eq(false))
                 .filter(results::window_start.eq_any(starts.to_vec()))
                 .select((results::window_start, results::group_values))
                 .load(connection)?)

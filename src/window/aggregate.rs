@@ -203,6 +203,22 @@ impl AggregateState {
         })
     }
 
+    /// Of what grows with the values: text, distinct values, bins.
+    pub(super) fn varying_bytes(&self) -> u64 {
+        let text = |value: &Value<'_>| match value {
+            Value::Text(text) | Value::Json(text) => text.len() as u64,
+            Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Time(_) => 0,
+        };
+        match self {
+            Self::Min(value) | Self::Max(value) => value.as_deref().map_or(0, text),
+            Self::First(edge) | Self::Last(edge) => edge.as_deref().map_or(0, |edge| text(&edge.value)),
+            Self::CountDistinct(distinct) => distinct.bytes(),
+            Self::Quantile(quantile) => quantile.bytes(),
+            // Floats far from one take some words more, at most 40.
+            Self::CountAll(_) | Self::Count(_) | Self::Sum(_) | Self::Avg(_) | Self::Variance(_) | Self::Stddev(_) => 0,
+        }
+    }
+
     fn kind(&self) -> AggregateKind {
         match self {
             Self::CountAll(_) => AggregateKind::CountAll,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{AggregateKind, LatePolicy, WindowSpec};
+use super::{AggregateKind, Bounds, LatePolicy, WindowSpec};
 use crate::event::{Position, format_utc};
 use crate::units::format_duration;
 
@@ -22,6 +22,8 @@ pub struct OperatorConfig {
     pub aggregates: Arc<[AggregateKind]>,
     /// Where the pipeline began to read.
     pub first: FirstRecord,
+    /// How much open windows may hold.
+    pub bounds: Bounds,
 }
 
 /// The first record that a pipeline read: it decides which windows the pipeline sees whole.
@@ -193,12 +195,16 @@ pub enum LateReason {
 pub struct Gauges {
     /// Open windows that have groups; of sliding windows the panes, of sessions each one.
     pub open_windows: usize,
-    /// Groups in them.
+    /// Groups in them, those aside that are among the others.
     pub groups: usize,
     /// Rows of closed windows that wait for their commit.
     pub closed_rows: usize,
     /// Corrections that wait for their commit.
     pub corrections: usize,
-    /// Bytes of all that, about: text in values, and distinct values and bins but the first few, are not counted.
+    /// Bytes of all that, about.
     pub state_bytes: usize,
+    /// Events that count among the others, since their groups had no room.
+    pub other_events: u64,
+    /// Whether groups that are in have made a slot grow to twice its share of bytes: it should take no more.
+    pub is_overfull: bool,
 }

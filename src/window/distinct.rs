@@ -92,6 +92,15 @@ impl Distinct {
         }
     }
 
+    /// Bytes in memory: a function of the set.
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            // A table keeps room for as many again.
+            Self::Exact(hashes) => 2 * (size_of::<u64>() as u64 + 1) * hashes.len() as u64,
+            Self::Sketch(registers) => registers.0.len() as u64,
+        }
+    }
+
     /// Equal sets give equal bytes.
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         match self {

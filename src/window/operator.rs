@@ -7,12 +7,13 @@
 
 use std::sync::Arc;
 
+use super::bounds::Slots;
 use super::change::{FirstRecord, Gauges, LateReason, LateRow, Open, OperatorConfig, WindowChange};
 use super::codec::StateError;
 use super::corrections::Corrections;
 use super::group::hash_key;
-use super::panes::{Cut, Pane, Panes};
-use super::session::{SessionGauges, Sessions};
+use super::panes::{Cut, Pane};
+use super::session::Sessions;
 use super::sliding::Sliding;
 use super::state::State;
 use super::tumbling::Tumbling;
@@ -41,6 +42,8 @@ pub(super) struct Shared {
     pub(super) watermark: i64,
     pub(super) account: Account,
     pub(super) corrections: Corrections,
+    /// What is held in open windows.
+    pub(super) slots: Slots,
 }
 
 impl Operator {
@@ -53,7 +56,8 @@ impl Operator {
             WindowSpec::Sliding { size_ms, every_ms } => Shape::Sliding(Sliding::new(size_ms, every_ms)),
         };
         let (account, corrections) = (Account::default(), Corrections::default());
-        let shared = Shared { config, watermark: i64::MIN, account, corrections };
+        let slots = Slots::new(config.bounds, &config.aggregates);
+        let shared = Shared { config, watermark: i64::MIN, account, corrections, slots };
         Self { range: PositionRange::default(), shape, shared }
     }
 
@@ -71,27 +75,28 @@ impl Operator {
     /// # Errors
     /// Where it is no state of these aggregates and windows.
     pub fn restore(&mut self, open: Open<'_>) -> Result<(), StateError> {
-        let decode = |state: &[u8]| State::decode(&self.shared.config.aggregates, state);
+        let Shared { config, slots, .. } = &mut self.shared;
+        let decode = |state: &[u8]| State::decode(&config.aggregates, state);
         match (&mut self.shape, open) {
             (Shape::Tumbling(tumbling), Open::Row { window_start, window_end, group, state }) => {
                 let span = tumbling.windows.span_of(window_start);
                 if span != (window_start, window_end) {
                     return Err(StateError::Foreign("its window has another span"));
                 }
-                tumbling.windows.restore(span, hash_key(&group), group, decode(state)?);
+                tumbling.windows.restore(span, hash_key(&group), group, decode(state)?, slots);
             }
             (Shape::Sliding(sliding), Open::Pane { pane_start, group, state }) => {
                 let span = sliding.panes.span_of(pane_start);
                 if span.0 != pane_start {
                     return Err(StateError::Foreign("its pane begins at another time"));
                 }
-                sliding.panes.restore(span, hash_key(&group), group, decode(state)?);
+                sliding.panes.restore(span, hash_key(&group), group, decode(state)?, slots);
             }
             (Shape::Sessions(sessions), Open::Row { window_start, window_end, group, state }) => {
                 if !sessions.is_session(window_start, window_end) {
                     return Err(StateError::Foreign("its session is shorter than the gap"));
                 }
-                sessions.restore((window_start, window_end), hash_key(&group), &group, decode(state)?);
+                sessions.restore((window_start, window_end), hash_key(&group), &group, decode(state)?, slots);
             }
             // Made of the panes.
             (Shape::Sliding(_), Open::Row { .. }) => {}
@@ -148,39 +153,36 @@ impl Operator {
 
     /// How full it is.
     pub fn gauges(&self) -> Gauges {
-        let (open_windows, groups, closed_rows, key_bytes, other_bytes) = match &self.shape {
+        // Rows of closed sliding windows are bytes already; blocks are states besides.
+        let (open_windows, closed_rows, states, bytes) = match &self.shape {
             Shape::Tumbling(Tumbling { windows }) => {
                 let open = windows.open(self.shared.watermark);
-                let open_groups = groups(open);
-                (open.len(), open_groups, groups(windows.all()) - open_groups, key_bytes(windows), 0)
+                let closed = groups(windows.all()) - groups(open);
+                (open.len(), closed, closed, 0)
             }
             Shape::Sliding(sliding) => {
-                let ((rows, bytes), panes) = (sliding.waiting(), &sliding.panes);
-                let blocks = sliding.blocks.groups() * State::typical_weight(&self.shared.config.aggregates);
-                (panes.all().len(), groups(panes.all()), rows, key_bytes(panes), bytes + blocks)
+                let (rows, bytes) = sliding.waiting();
+                (sliding.panes.all().len(), rows, sliding.blocks.groups(), bytes)
             }
-            Shape::Sessions(sessions) => {
-                let SessionGauges { sessions, ended, key_bytes } = sessions.gauges();
-                let open = sessions.saturating_sub(ended);
-                (open, open, ended, key_bytes, 0)
-            }
+            Shape::Sessions(sessions) => (sessions.open(), sessions.ended(), sessions.ended(), 0),
         };
-        let corrections = self.shared.corrections.len();
-        let weight = State::typical_weight(&self.shared.config.aggregates) + size_of::<u64>() * 4;
-        // Rows of closed sliding windows are bytes already.
-        let states = if matches!(self.shape, Shape::Sliding(_)) { groups } else { groups + closed_rows };
-        let state_bytes =
-            weight * (states + corrections) + key_bytes + self.shared.corrections.key_bytes() + other_bytes;
-        Gauges { open_windows, groups, closed_rows, corrections, state_bytes }
+        let (slots, corrections) = (&self.shared.slots, &self.shared.corrections);
+        let used = slots.all();
+        let fixed = State::fixed_bytes(&self.shared.config.aggregates) as usize;
+        Gauges {
+            open_windows,
+            groups: used.groups as usize,
+            closed_rows,
+            corrections: corrections.len(),
+            state_bytes: used.bytes as usize + fixed * (states + corrections.len()) + corrections.key_bytes() + bytes,
+            other_events: slots.other_events(),
+            is_overfull: slots.is_overfull(),
+        }
     }
 }
 
 fn groups(panes: &[Pane]) -> usize {
     panes.iter().map(|pane| pane.groups.len()).sum()
-}
-
-fn key_bytes(panes: &Panes) -> usize {
-    panes.all().iter().map(|pane| pane.groups.key_bytes()).sum()
 }
 
 impl Shared {
@@ -234,7 +236,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{empty_rows, push_row, test_batch};
-    use super::super::{AggregateKind, AggregateValue, LateReason};
+    use super::super::{AggregateKind, AggregateValue, Bounds, LateReason};
     use super::*;
     use crate::event::Value;
 
@@ -244,7 +246,15 @@ mod tests {
 
     fn operator(window: WindowSpec, late: LatePolicy) -> Operator {
         let aggregates = [AggregateKind::CountAll].into();
-        Operator::new(OperatorConfig { window, late, correct_for_ms: 30, kept: None, aggregates, first: FIRST })
+        Operator::new(OperatorConfig {
+            window,
+            late,
+            correct_for_ms: 30,
+            kept: None,
+            aggregates,
+            first: FIRST,
+            bounds: Bounds::new(1_000_000, 1 << 30),
+        })
     }
 
     /// One batch behind `after`: for each event its time and the watermark before it.

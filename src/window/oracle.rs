@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use num_bigint::BigInt;
 
-use super::{AggregateKind, AggregateValue, Fraction, LatePolicy, WatermarkSpec, WindowSpec, hash_value};
+use super::{
+    AggregateKind, AggregateValue, Bounds, Fraction, LatePolicy, Usage, WatermarkSpec, WindowSpec, encode_value,
+    hash_key, hash_value,
+};
 use crate::event::Value;
 
 /// The aggregates of all property tests, and which input each takes.
@@ -84,7 +87,39 @@ pub(super) struct Plan {
     pub(super) watermark: WatermarkSpec,
     /// Position of the first record.
     pub(super) begin: u64,
+    /// So many slots, and groups in each.
+    pub(super) slots: u8,
+    pub(super) groups: u64,
+    /// Bytes of each slot; the oracle knows no limit of them.
+    pub(super) bytes: u64,
 }
+
+impl Plan {
+    pub(super) fn bounds(&self) -> Bounds {
+        Bounds::of_shares(self.slots, Usage { groups: self.groups, bytes: self.bytes })
+    }
+
+    /// The slot of a group, by the key that tests give it.
+    fn slot_of(&self, group: u8) -> u8 {
+        let mut key = Vec::new();
+        encode_value(&Value::Int(i64::from(group)), &mut key);
+        self.bounds().window_of(hash_key(&key), usize::from(self.slots)) as u8
+    }
+
+    /// What stands for the groups of a slot that there is no room for.
+    fn other_of(&self, group: u8) -> u8 {
+        OTHER + self.slot_of(group)
+    }
+
+    /// Whether one more group comes into its slot, where these are in windows already.
+    fn has_room<'a>(&self, group: u8, there: impl Iterator<Item = &'a u8>) -> bool {
+        let of_slot = there.filter(|other| **other < OTHER && self.slot_of(**other) == self.slot_of(group));
+        (of_slot.count() as u64) < self.groups
+    }
+}
+
+/// Groups from here on are `other` states, by their slot.
+pub(super) const OTHER: u8 = 100;
 
 /// A row of the results, its values as text, floats by their bits.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -125,17 +160,32 @@ pub(super) fn run(plan: &Plan, records: &[(i64, TestRecord)]) -> Outcome {
     let mut outcome = Outcome::default();
     let mut windows: BTreeMap<(i64, u8), (Members, Option<i64>)> = BTreeMap::new();
     let mut panes: BTreeMap<(i64, u8), u64> = BTreeMap::new();
+    let mut held: BTreeSet<(i64, u8)> = BTreeSet::new();
     let watermark = each_event(plan, records, |position, ingest, event, before| {
         let of_event: Vec<i64> =
             (event.time - size + 1..=event.time).filter(|start| start.rem_euclid(every) == 0).collect();
         let (mut open, mut closed, mut corrected) = (0, 0, 0);
+        // An event goes into one pane, as its group or as one of the others; all its open windows have it as that.
+        let pane = event.time - event.time.rem_euclid(every);
+        let mut group = event.group;
+        if pane + size > before && !held.contains(&(pane, group)) {
+            held.retain(|(start, _)| start + size > before);
+            if plan.has_room(group, held.iter().map(|(_, group)| group)) {
+                held.insert((pane, group));
+            } else {
+                group = plan.other_of(group);
+            }
+        }
         for start in of_event {
             let late = before >= start + size;
             if late && correct_for.is_none_or(|correct_for| before > start + size + correct_for) {
                 closed += 1;
                 continue;
             }
-            let (members, revised_at) = windows.entry((start, event.group)).or_default();
+            let late_group =
+                if windows.contains_key(&(start, event.group)) { event.group } else { plan.other_of(event.group) };
+            let late_group = if windows.contains_key(&(start, late_group)) { late_group } else { event.group };
+            let (members, revised_at) = windows.entry((start, if late { late_group } else { group })).or_default();
             members.push((position, event.clone()));
             if late {
                 corrected += 1;
@@ -151,7 +201,7 @@ pub(super) fn run(plan: &Plan, records: &[(i64, TestRecord)]) -> Outcome {
         }
         if open > 0 {
             outcome.partly_late += u64::from(closed + corrected > 0);
-            *panes.entry((event.time - event.time.rem_euclid(every), event.group)).or_default() += 1;
+            *panes.entry((pane, group)).or_default() += 1;
         }
     });
     let last = watermark.unwrap_or(i64::MIN);
@@ -212,22 +262,26 @@ fn run_sessions(plan: &Plan, gap: i64, records: &[(i64, TestRecord)]) -> Outcome
     let mut outcome = Outcome::default();
     let mut sessions: Vec<(u8, Members)> = Vec::new();
     outcome.watermark = each_event(plan, records, |position, _, event, before| {
-        let is_joined = |(group, members): &(u8, Members)| {
-            *group == event.group
-                && end(members) > before
-                && start(members) < event.time + gap
-                && event.time < end(members)
+        let joins = |wanted: u8, (group, members): &(u8, Members)| {
+            *group == wanted && end(members) > before && start(members) < event.time + gap && event.time < end(members)
         };
-        let (joined, others): (Vec<_>, Vec<_>) = sessions.drain(..).partition(is_joined);
-        sessions = others;
-        if joined.is_empty() && event.time + gap <= before {
-            outcome.late.push(position);
-            return;
+        let mut group = event.group;
+        if !sessions.iter().any(|session| joins(group, session)) {
+            if event.time + gap <= before {
+                outcome.late.push(position);
+                return;
+            }
+            let open = sessions.iter().filter(|(_, members)| end(members) > before);
+            if !plan.has_room(group, open.map(|(group, _)| group)) {
+                group = plan.other_of(group);
+            }
         }
         outcome.aggregated += 1;
+        let (joined, others): (Vec<_>, Vec<_>) = sessions.drain(..).partition(|session| joins(group, session));
+        sessions = others;
         let mut members: Members = joined.into_iter().flat_map(|(_, members)| members).collect();
         members.push((position, event.clone()));
-        sessions.push((event.group, members));
+        sessions.push((group, members));
     });
     let first_ingest = records.first().map_or(0, |(ingest, _)| *ingest);
     for (group, members) in sessions {

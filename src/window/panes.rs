@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::bounds::Slots;
 use super::event::Event;
 use super::groups::{Group, Groups};
 use super::state::State;
@@ -42,6 +43,8 @@ pub(super) struct Pane {
     pub(super) start: i64,
     pub(super) end: i64,
     pub(super) groups: Groups<Kept>,
+    /// Whether its groups count among those of open windows.
+    counts: bool,
     /// The groups that were touched after the last commit, so that a barrier costs what changed.
     dirty: Vec<u32>,
 }
@@ -54,12 +57,14 @@ pub(super) struct Panes {
     /// Where the last event went: the next one mostly goes there, too.
     last: usize,
     last_span: (i64, i64),
+    /// The least end of those that count.
+    next_end: i64,
     committed: u64,
 }
 
 impl Panes {
     pub(super) fn new(cut: Cut) -> Self {
-        Self { cut, panes: Vec::new(), last: 0, last_span: (0, 0), committed: 0 }
+        Self { cut, panes: Vec::new(), last: 0, last_span: (0, 0), next_end: i64::MAX, committed: 0 }
     }
 
     /// The span of the pane that an event time falls into: `[start, end)`.
@@ -86,20 +91,47 @@ impl Panes {
         &self.panes
     }
 
-    /// Adds an event to the pane of this span.
-    pub(super) fn add(&mut self, span: (i64, i64), event: &Event<'_>, kinds: &[AggregateKind], epoch: u64) {
+    /// Adds an event to the pane of this span; hash and key by which it is there, if it is so among the others.
+    pub(super) fn add(
+        &mut self,
+        span: (i64, i64),
+        event: &Event<'_>,
+        (slots, kinds): (&mut Slots, &[AggregateKind]),
+        epoch: u64,
+    ) -> Option<(u64, Arc<[u8]>)> {
         let committed = self.committed;
-        self.pane(span).add(event, kinds, epoch, committed);
+        self.pane(span).add(event, (slots, kinds), epoch, committed)
     }
 
     /// Puts back what a checkpoint has.
-    pub(super) fn restore(&mut self, span: (i64, i64), hash: u64, key: Arc<[u8]>, state: State) {
+    pub(super) fn restore(&mut self, span: (i64, i64), hash: u64, key: Arc<[u8]>, state: State, slots: &mut Slots) {
         let groups = &mut self.pane(span).groups;
+        slots.enter(hash, &key, &state);
         match groups.find(hash, &key) {
-            Some(slot) => groups.get_mut(slot).kept.state = state,
+            Some(place) => {
+                let kept = &mut groups.get_mut(place).kept;
+                slots.leave(hash, &key, &kept.state);
+                kept.state = state;
+            }
             None => {
                 groups.insert(hash, key, Kept { touched: 0, state });
             }
+        }
+    }
+
+    /// Panes that have ended by then count no longer.
+    pub(super) fn end(&mut self, upto: i64, slots: &mut Slots) {
+        if upto < self.next_end {
+            return;
+        }
+        self.next_end = i64::MAX;
+        for pane in self.panes.iter_mut().filter(|pane| pane.counts) {
+            if pane.end > upto {
+                self.next_end = self.next_end.min(pane.end);
+                continue;
+            }
+            pane.counts = false;
+            pane.groups.iter().for_each(|group| slots.leave(group.hash, &group.key, &group.kept.state));
         }
     }
 
@@ -120,7 +152,9 @@ impl Panes {
     fn pane(&mut self, (start, end): (i64, i64)) -> &mut Pane {
         if self.panes.get(self.last).is_none_or(|pane| pane.start != start) {
             self.last = self.panes.binary_search_by_key(&start, |pane| pane.start).unwrap_or_else(|place| {
-                self.panes.insert(place, Pane { start, end, groups: Groups::default(), dirty: Vec::new() });
+                let pane = Pane { start, end, groups: Groups::default(), counts: true, dirty: Vec::new() };
+                self.panes.insert(place, pane);
+                self.next_end = self.next_end.min(end);
                 place
             });
         }
@@ -139,13 +173,42 @@ impl Pane {
         self.dirty.is_empty()
     }
 
-    fn add(&mut self, event: &Event<'_>, kinds: &[AggregateKind], epoch: u64, committed: u64) {
-        let slot = self.groups.slot(event.hash, event.key, || Kept { touched: 0, state: State::new(kinds) });
-        let kept = &mut self.groups.get_mut(slot).kept;
+    fn add(
+        &mut self,
+        event: &Event<'_>,
+        (slots, kinds): (&mut Slots, &[AggregateKind]),
+        epoch: u64,
+        committed: u64,
+    ) -> Option<(u64, Arc<[u8]>)> {
+        let found = self.groups.find(event.hash, event.key);
+        if found.is_none() && !slots.has_room(event.hash) {
+            let (hash, key) = slots.other(event.hash);
+            let place = self.groups.slot(hash, &key, || Kept::new(kinds));
+            self.groups.get_mut(place).kept.state.add(event.inputs, event.arena, event.at);
+            self.touch(place, epoch, committed);
+            return Some((hash, key));
+        }
+        let place = found.unwrap_or_else(|| {
+            let kept = Kept::new(kinds);
+            slots.enter(event.hash, event.key, &kept.state);
+            self.groups.insert(event.hash, Arc::from(event.key), kept)
+        });
+        slots.add(event, &mut self.groups.get_mut(place).kept.state);
+        self.touch(place, epoch, committed);
+        None
+    }
+
+    fn touch(&mut self, place: u32, epoch: u64, committed: u64) {
+        let kept = &mut self.groups.get_mut(place).kept;
         if kept.touched <= committed {
-            self.dirty.push(slot);
+            self.dirty.push(place);
         }
         kept.touched = epoch;
-        kept.state.add(event.inputs, event.arena, event.at);
+    }
+}
+
+impl Kept {
+    fn new(kinds: &[AggregateKind]) -> Self {
+        Self { touched: 0, state: State::new(kinds) }
     }
 }

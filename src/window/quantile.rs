@@ -72,6 +72,12 @@ impl Quantile {
         None
     }
 
+    /// Bytes in memory: a function of the multiset.
+    pub(super) fn bytes(&self) -> u64 {
+        // A table keeps room for as many again.
+        2 * (size_of::<(i32, u64)>() as u64 + 1) * self.bins.len() as u64
+    }
+
     /// Equal multisets give equal bytes.
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         write_varint(self.bins.len() as u128, out);

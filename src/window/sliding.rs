@@ -87,11 +87,15 @@ impl Sliding {
             }
             match self.correct(shared, policy, (pane, row.watermark), &event, &kinds, epoch) {
                 Lateness::None => {
-                    self.panes.add(span, &event, &kinds, epoch);
+                    self.panes.add(span, &event, (&mut shared.slots, &kinds), epoch);
                     shared.account.aggregated += 1;
                 }
                 Lateness::Partly => {
-                    self.panes.add(span, &event, &kinds, epoch);
+                    let other = self.panes.add(span, &event, (&mut shared.slots, &kinds), epoch);
+                    let event = match &other {
+                        Some((hash, key)) => Event { hash: *hash, key, ..event },
+                        None => event,
+                    };
                     self.blocks.add(pane, &event, &kinds);
                     shared.account.aggregated += 1;
                     shared.account.partly_late += 1;
@@ -188,7 +192,7 @@ impl Sliding {
     }
 
     /// Closes the windows that end at or before the watermark: between the record before and the one to come.
-    fn advance(&mut self, shared: &Shared, watermark: i64, epoch: u64) {
+    fn advance(&mut self, shared: &mut Shared, watermark: i64, epoch: u64) {
         if watermark < self.next_end {
             return;
         }
@@ -212,6 +216,7 @@ impl Sliding {
         }
         self.next_end = next_end;
         let (needed_from, before) = (self.needed_from(), self.panes.all().len());
+        self.panes.end(needed_from, &mut shared.slots);
         self.panes.retain(|pane| pane.start >= needed_from);
         self.blocks.forget_before(needed_from);
         if self.panes.all().len() < before {

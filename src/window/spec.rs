@@ -137,6 +137,14 @@ impl AggregateKind {
         }
     }
 
+    /// Whether its state grows with its inputs.
+    pub(super) fn grows(self) -> bool {
+        match self {
+            Self::Min | Self::Max | Self::First | Self::Last | Self::CountDistinct | Self::Quantile(_) => true,
+            Self::CountAll | Self::Count | Self::Sum | Self::Avg | Self::Variance | Self::Stddev => false,
+        }
+    }
+
     /// Whether it computes with its inputs, so that they must be numbers.
     pub fn is_of_numbers(self) -> bool {
         matches!(self, Self::Sum | Self::Avg | Self::Variance | Self::Stddev | Self::Quantile(_))

@@ -6,6 +6,9 @@ use super::{AggregateKind, Input};
 
 /// The first byte of an encoded state.
 const FORMAT: u8 = 1;
+/// About what a group takes besides its key and its aggregates: places in tables with the room that they keep, the
+/// allocations of key and state, the events' count.
+const GROUP_BYTES: u64 = 176;
 
 /// What is known of a group's events.
 #[derive(Clone, Debug)]
@@ -87,18 +90,23 @@ impl State {
         bytes
     }
 
-    /// About how many bytes a state of these aggregates takes in memory, text, very small or large floats, and all
-    /// distinct values and bins but the first few aside.
-    pub fn typical_weight(kinds: &[AggregateKind]) -> usize {
+    /// Bytes that a state of these aggregates takes at least, in memory, with what its group costs besides its key. Part of
+    /// the formula by which groups are counted: it says what is fixed, [`State::varying_bytes`] the rest.
+    pub fn fixed_bytes(kinds: &[AggregateKind]) -> u64 {
         let heap = |kind: &AggregateKind| match kind {
             AggregateKind::CountAll | AggregateKind::Count => 0,
             AggregateKind::Sum | AggregateKind::Avg => 64,
-            AggregateKind::Min | AggregateKind::Max => 32,
-            AggregateKind::First | AggregateKind::Last => 64,
-            AggregateKind::CountDistinct => 96,
+            AggregateKind::Min | AggregateKind::Max => 48,
+            AggregateKind::First | AggregateKind::Last => 80,
+            AggregateKind::CountDistinct => 48,
             AggregateKind::Variance | AggregateKind::Stddev => 144,
-            AggregateKind::Quantile(_) => 160,
+            AggregateKind::Quantile(_) => 96,
         };
-        size_of::<Self>() + size_of::<AggregateState>() * kinds.len() + kinds.iter().map(heap).sum::<usize>()
+        GROUP_BYTES + kinds.iter().map(|kind| size_of::<AggregateState>() as u64 + heap(kind)).sum::<u64>()
+    }
+
+    /// Bytes of text, distinct values and bins: a function of the events, as the values are.
+    pub(super) fn varying_bytes(&self) -> u64 {
+        self.aggregates.iter().map(AggregateState::varying_bytes).sum()
     }
 }

@@ -40,7 +40,14 @@ impl FakeStore {
                     let before = self.rows.insert((window_start, window_end, group), row);
                     assert!(before.is_none_or(|row| row.revised_at.is_none()), "a row replaces its corrections");
                 }
-                WindowChange::Correction { window_start, window_end, group, state, revised_at, partial } => {
+                WindowChange::Correction { window_start, window_end, mut group, state, revised_at, partial } => {
+                    let window = |group: &Arc<[u8]>| (window_start, window_end, Arc::clone(group));
+                    if !self.rows.contains_key(&window(&group)) {
+                        let of_window =
+                            self.rows.keys().filter(|(start, end, _)| (*start, *end) == (window_start, window_end));
+                        let is_other = |key: &&Arc<[u8]>| OtherKey::read(key).is_some_and(|other| other.holds(&group));
+                        group = of_window.map(|(.., key)| key).find(is_other).cloned().unwrap_or(group);
+                    }
                     let fresh = StoredRow { state: Vec::new(), revised_at: None, partial };
                     let row = self.rows.entry((window_start, window_end, group)).or_insert(fresh);
                     let mut merged = State::decode(&KINDS, &state).unwrap();
@@ -62,9 +69,12 @@ impl FakeStore {
     }
 
     fn outcome(&self) -> Outcome {
-        let group = |key: &[u8]| match decode_key(key).unwrap()[..] {
-            [Value::Int(group)] => group as u8,
-            _ => panic!("no key of this test"),
+        let group = |key: &[u8]| match OtherKey::read(key) {
+            Some(other) => oracle::OTHER + other.bytes()[2],
+            None => match decode_key(key).unwrap()[..] {
+                [Value::Int(group)] => group as u8,
+                _ => panic!("no key of this test"),
+            },
         };
         let rows = self.rows.iter().map(|((start, end, key), row)| {
             let state = State::decode(&KINDS, &row.state).unwrap();
@@ -149,6 +159,7 @@ impl<'a> Mill<'a> {
             kept: None,
             aggregates: KINDS.to_vec().into(),
             first: store.first,
+            bounds: self.plan.bounds(),
         };
         self.operators = (0..operators).map(|_| Operator::new(config.clone())).collect();
         for operator in &mut self.operators {
@@ -157,11 +168,11 @@ impl<'a> Mill<'a> {
         for ((start, end, key), row) in store.rows.iter().filter(|((_, end, _), _)| *end > self.watermark.value()) {
             let (window_start, window_end) = (*start, *end);
             let open = Open::Row { window_start, window_end, group: Arc::clone(key), state: &row.state };
-            self.operators[owner(key, operators)].restore(open).unwrap();
+            self.operators[self.plan.bounds().window_of_key(key, operators)].restore(open).unwrap();
         }
         for ((start, key), state) in &store.panes {
             let open = Open::Pane { pane_start: *start, group: Arc::clone(key), state };
-            self.operators[owner(key, operators)].restore(open).unwrap();
+            self.operators[self.plan.bounds().window_of_key(key, operators)].restore(open).unwrap();
         }
     }
 
@@ -209,7 +220,7 @@ impl<'a> Mill<'a> {
                     if self.watermark.is_ahead(event.time, ingest_time) {
                         continue;
                     }
-                    push(&mut rows, row as u32, event, self.watermark.value());
+                    push(&mut rows, row as u32, event, self.watermark.value(), self.plan.bounds());
                     self.watermark.observe(event.time, ingest_time);
                 }
             }
@@ -273,10 +284,6 @@ impl<'a> Mill<'a> {
     }
 }
 
-fn owner(key: &[u8], operators: usize) -> usize {
-    (hash_key(key) % operators as u64) as usize
-}
-
 pub(super) fn test_batch(range: PositionRange, ingest_time: i64) -> Batch {
     let (decoded, origin) = (Decoded::default(), Origin::default());
     Batch { range, ingest_time, decoded, origin, silence_ms: None, overlong: None, replay: None }
@@ -294,10 +301,10 @@ pub(super) fn empty_rows(batch: &Arc<Batch>) -> Rows {
     }
 }
 
-fn push(rows: &mut [Rows], row: u32, event: &TestEvent, watermark: i64) {
+fn push(rows: &mut [Rows], row: u32, event: &TestEvent, watermark: i64, bounds: Bounds) {
     let mut key = Vec::new();
     encode_value(&Value::Int(i64::from(event.group)), &mut key);
-    let owner = owner(&key, rows.len());
+    let owner = bounds.window_of_key(&key, rows.len());
     push_row(&mut rows[owner], row, event.time, watermark, &key, &event.given());
 }
 
@@ -398,11 +405,15 @@ fn plans() -> impl Strategy<Value = Plan> {
         max_ahead_ms,
     });
     let begin = prop_oneof![Just(1_u64), 2..100_u64];
-    (window, late, watermark, begin).prop_map(|(window, late, watermark, begin)| Plan {
+    let slots = (prop_oneof![Just(1_u8), 2..6_u8], prop_oneof![2 => Just(1_000_u64), 3 => 1..8_u64]);
+    (window, late, watermark, begin, slots).prop_map(|(window, late, watermark, begin, (slots, groups))| Plan {
         window,
         late,
         watermark,
         begin,
+        slots,
+        groups,
+        bytes: u64::MAX,
     })
 }
 
@@ -428,6 +439,19 @@ proptest! {
     ) {
         let outcome = Mill::new(&plan, &records, operators).run(&actions, operators);
         prop_assert_eq!(outcome, oracle::run(&plan, &records));
+    }
+
+    #[test]
+    fn what_is_beyond_the_bytes_depends_on_no_cut_operator_flush_or_restart(
+        plan in plans(),
+        bytes in 3_000..40_000_u64,
+        records in records(),
+        operators in 2..5_usize,
+        actions in actions(),
+    ) {
+        let plan = Plan { bytes, ..plan };
+        let calm = Mill::new(&plan, &records, 1).run(&[], 1);
+        prop_assert_eq!(Mill::new(&plan, &records, operators).run(&actions, operators), calm);
     }
 
     #[test]

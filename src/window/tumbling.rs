@@ -24,13 +24,14 @@ impl Tumbling {
         let policy = shared.late(rows);
         let mut late = Vec::new();
         for (index, row) in rows.rows.iter().enumerate() {
+            self.windows.end(row.watermark, &mut shared.slots);
             let span = self.windows.span_of(row.time);
             let window_end = span.1;
             let event = Event::of(rows, index, kinds.len());
             if shared.config.is_kept(window_end) {
                 late.extend(shared.pass_kept(rows, index, window_end));
             } else if window_end > row.watermark {
-                self.windows.add(span, &event, &kinds, epoch);
+                self.windows.add(span, &event, (&mut shared.slots, &kinds), epoch);
                 shared.account.aggregated += 1;
             } else if policy.correctable_from(row.watermark).is_some_and(|from| window_end >= from) {
                 shared.corrections.add(span, &event, &kinds, epoch);
@@ -40,6 +41,7 @@ impl Tumbling {
                 shared.account.late += 1;
             }
         }
+        self.windows.end(rows.watermark, &mut shared.slots);
         late
     }
 

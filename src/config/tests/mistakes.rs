@@ -57,9 +57,7 @@ fn one_in_pipeline(lines: &str, begins: &str) {
 
 #[test]
 fn every_key_of_the_contract_that_comes_later_is_refused() {
-    for (table, keys) in
-        [("", "tests shutdown_timeout"), ("pipelines.page_views.", "max_groups state_limit metrics alerts")]
-    {
+    for (table, keys) in [("", "tests shutdown_timeout"), ("pipelines.page_views.", "metrics alerts")] {
         for key in keys.split(' ') {
             let name = key.split('.').next().unwrap();
             let text = format!("{table}{key} = 1\n{}", SMALLEST.replace("[streams.web]\ntcp", "streams.web.tcp"));
@@ -209,7 +207,7 @@ fn unknown_names_have_the_nearest_known_one_as_help() {
     let found = mistakes(&with("aggregates = { n = \"count(*)\" }\ngruop_by = []\nzzz = 1"));
     assert_eq!(found.len(), 2);
     assert_eq!(found[0], "6:1 unknown key `pipelines.p.gruop_by` | a known key | did you mean `group_by`?");
-    let keys = "aggregates, correct_for, delay, group_by, idle, late, max_ahead, max_behind, missing_time, redis, retain, stages, start, stream, time, window";
+    let keys = "aggregates, correct_for, delay, group_by, idle, late, max_ahead, max_behind, max_groups, missing_time, redis, retain, stages, start, state_limit, stream, time, window";
     assert_eq!(found[1], format!("7:1 unknown key `pipelines.p.zzz` | a known key | the keys here are: {keys}"));
     one(
         &SMALLEST.replace("stream = \"web\"", "stream = \"wbe\""),
@@ -252,6 +250,18 @@ fn durations_and_sizes_have_units_and_bounds() {
     one_in_pipeline(
         "max_behind = \"1KiB\"",
         "6:14 `pipelines.p.max_behind` is out of range | a size from 1MiB to 1024TiB",
+    );
+    one_in_pipeline(
+        "max_groups = 0",
+        "6:14 `pipelines.p.max_groups` is out of range: 0 | a whole number from 1 to 4294967296",
+    );
+    one_in_pipeline(
+        "max_groups = \"many\"",
+        "6:14 `pipelines.p.max_groups` is a string | a whole number from 1 to 4294967296",
+    );
+    one_in_pipeline(
+        "state_limit = \"1KiB\"",
+        "6:15 `pipelines.p.state_limit` is out of range | a size from 1MiB to 1024GiB",
     );
     one_in_pipeline(
         "max_behind = \"10GiB\"",

@@ -133,7 +133,7 @@ fn a_description_names_every_default() {
         "late = \"update\"",
         "correct_for = \"1d\"",
         "max_ahead = \"1h\"",
-        "# memory limits: mailboxes 64MiB + connection buffers 64MiB times 1 (streams) + HTTP bodies 64MiB = 192MiB",
+        "# memory limits: mailboxes 64MiB + connection buffers 64MiB times 1 (streams) + HTTP bodies 64MiB + open windows 2GiB (4 times each `state_limit`) = 2240MiB",
     ] {
         assert!(described.lines().any(|described| described == line), "{line} in\n{described}");
     }
@@ -154,6 +154,7 @@ fn a_definition_holds_all_by_which_two_pipelines_are_told_apart() {
         "late": "drop",
         "max_ahead": "1h",
         "max_behind": null,
+        "max_groups": "1000000",
         "missing_time": "dead_letter",
         "redis": null,
         "retain": null,
@@ -163,6 +164,7 @@ fn a_definition_holds_all_by_which_two_pipelines_are_told_apart() {
             { "custom": "geo" },
         ],
         "start": "earliest",
+        "state_limit": "512MiB",
         "stream": "web",
         "time": { "field": "\"odd name\".ts", "unit": "ns" },
         "window": { "every": "10m", "sliding": "1h" },

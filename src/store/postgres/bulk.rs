@@ -51,9 +51,9 @@ pub(super) fn put_rows(
     let column = |of: fn(&RowImage) -> i64| rows.iter().map(of).collect::<Vec<i64>>();
     sql_query(
         "INSERT INTO window_results (pipeline, window_start, window_end, group_hash, group_key, group_values, \
-         result_values, events, partial, revised_at, state, revision) \
-         SELECT $1, s, e, h, k, g::json, r::json, n, p, v, t, $12 \
-         FROM unnest($2, $3, $4, $5, $6, $7, $8, $9, $10, $11) AS u (s, e, h, k, g, r, n, p, v, t) \
+         result_values, events, partial, revised_at, state, revision, other) \
+         SELECT $1, s, e, h, k, g::json, r::json, n, p, v, t, $12, o \
+         FROM unnest($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $13) AS u (s, e, h, k, g, r, n, p, v, t, o) \
          ON CONFLICT (pipeline, window_start, window_end, group_hash) DO UPDATE SET \
          group_values = excluded.group_values, result_values = excluded.result_values, events = excluded.events, \
          partial = excluded.partial, revised_at = excluded.revised_at, state = excluded.state, \
@@ -71,6 +71,7 @@ pub(super) fn put_rows(
     .bind::<Array<Nullable<BigInt>>, _>(rows.iter().map(|row| row.revised_at).collect::<Vec<_>>())
     .bind::<Array<Binary>, _>(rows.iter().map(|row| &row.state[..]).collect::<Vec<_>>())
     .bind::<BigInt, _>(revision.cast_signed())
+    .bind::<Array<Bool>, _>(rows.iter().map(|row| row.other).collect::<Vec<_>>())
     .execute(connection)?;
     Ok(())
 }

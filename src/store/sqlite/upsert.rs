@@ -22,7 +22,7 @@ impl QueryFragment<Sqlite> for UpsertRow<'_> {
         let row = self.row;
         out.push_sql(
             "INSERT INTO window_results (pipeline, window_start, window_end, group_hash, group_key, group_values, \
-             result_values, events, partial, revised_at, state, revision) VALUES (",
+             result_values, events, other, partial, revised_at, state, revision) VALUES (",
         );
         out.push_bind_param::<Text, _>(self.pipeline)?;
         out.push_sql(", ");
@@ -39,6 +39,8 @@ impl QueryFragment<Sqlite> for UpsertRow<'_> {
         out.push_bind_param::<Text, _>(&row.result_values)?;
         out.push_sql(", ");
         out.push_bind_param::<BigInt, _>(&row.events)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Bool, _>(&row.other)?;
         out.push_sql(", ");
         out.push_bind_param::<Bool, _>(&row.partial)?;
         out.push_sql(", ");

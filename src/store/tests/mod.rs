@@ -25,6 +25,7 @@ mod flushes;
 mod hostile;
 mod letters;
 mod live;
+mod others;
 #[path = "../../../tests/support/postgres.rs"]
 mod postgres;
 mod raw_events;
