@@ -19,7 +19,7 @@ use crate::http::{self, Reload, Reloads};
 use crate::input;
 use crate::journal::{Progress, SyncFile};
 use crate::live::Live;
-use crate::pipeline::{Event, Outcome, StageError, StageRegistry};
+use crate::pipeline::{AsyncStage, CustomStage, Event, Outcome, StageError, StageRegistry};
 use crate::sender::StreamSender;
 use crate::store::{Query, ResultRows, StoreError};
 
@@ -113,7 +113,31 @@ impl Tidemill {
     where
         F: Fn(&mut Event) -> Result<Outcome, StageError> + Send + Sync + 'static,
     {
-        self.registry.insert(name.into(), Arc::new(stage));
+        self.registry.insert(name.into(), CustomStage::Sync(Arc::new(stage)));
+        self
+    }
+
+    /// Registers a custom stage that waits for something (a lookup, say), for so many events at once. They go on in their
+    /// order. It runs on the pipeline's own thread, within tokio; one that never answers holds its pipeline.
+    ///
+    /// ```
+    /// # use tidemill::{Outcome, StageError, Tidemill};
+    /// # async fn country_of(ip: &str) -> Result<String, std::io::Error> { Ok(ip.to_owned()) }
+    /// # fn with_stage(mill: Tidemill) -> Tidemill {
+    /// mill.stage_async("country", 32, async |event| {
+    ///     let ip = event.get("ip").and_then(|ip| ip.as_str()).unwrap_or_default();
+    ///     let country = country_of(ip).await.map_err(|error| StageError::Transient(error.to_string()))?;
+    ///     event.set("country", country);
+    ///     Ok(Outcome::Keep)
+    /// })
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn stage_async<F>(mut self, name: impl Into<String>, at_once: usize, stage: F) -> Self
+    where
+        F: AsyncFn(&mut Event) -> Result<Outcome, StageError> + Send + Sync + 'static,
+    {
+        self.registry.insert(name.into(), CustomStage::Async(AsyncStage::new(at_once, stage)));
         self
     }
 

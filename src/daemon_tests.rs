@@ -136,7 +136,7 @@ async fn a_daemon_that_stops_ends_the_pause_behind_a_failed_flush() {
     let web = mill.stream("web").unwrap();
     let database = folder.path().join("tidemill.db");
     let mut locked = diesel::SqliteConnection::establish(database.to_str().unwrap()).unwrap();
-    locked.batch_execute("BEGIN IMMEDIATE").unwrap();
+    locked.batch_execute("PRAGMA busy_timeout = 60000; BEGIN IMMEDIATE").unwrap();
     web.send(r#"{"ts": 1431855000000, "path": "/", "n": 1}"#).await.unwrap();
     web.synced().await.unwrap();
     until("the record", &mill, |seen| seen["lag_positions"] == 1 && seen["state"] == "running").await;

@@ -19,6 +19,7 @@ mod hostile;
 mod http_ingest;
 mod influx;
 mod main_job;
+mod merged;
 mod million;
 mod operate;
 mod ownership;

@@ -274,7 +274,9 @@ impl Work {
         let pipeline = context.definition.pipeline();
         match error {
             StoreError::Fenced(_) => context.keeper.end(Ended::Fenced),
-            StoreError::Refused(_) | StoreError::Schema(_) => context.keeper.end(Ended::Refused(error.to_string())),
+            StoreError::Refused(_) | StoreError::Schema(_) | StoreError::TooMuch(_) => {
+                context.keeper.end(Ended::Refused(error.to_string()))
+            }
             StoreError::LettersFull { .. } => context.keeper.end(Ended::Paused(error.to_string())),
             StoreError::Unknown(_) => context.keeper.end(Ended::Away(error.to_string())),
             StoreError::Away(_) | StoreError::GivenUp => {

@@ -14,7 +14,8 @@ use super::stats::{PipelineStats, StreamStats};
 use crate::clock::Clock;
 use crate::config::StreamConfig;
 use crate::event::{Decoder, Position};
-use crate::store::{Query, ResultRows, Store, StoreError};
+use crate::store::{Definition, Merge, Query, ResultRows, Store, StoreError};
+use crate::window::WindowSpec;
 
 /// What an input needs of a stream.
 #[derive(Clone)]
@@ -77,6 +78,7 @@ pub struct PipelineHandle {
     head: watch::Receiver<Position>,
     orders: Orders,
     replays: Replays,
+    definition: watch::Receiver<Arc<dyn Definition>>,
 }
 
 impl PipelineHandle {
@@ -87,10 +89,11 @@ impl PipelineHandle {
         stats: &Arc<PipelineStats>,
         recent: &Recent,
         replays: &Replays,
+        definition: watch::Receiver<Arc<dyn Definition>>,
     ) -> (Self, mpsc::Receiver<Order>) {
         let (orders, taken) = Orders::new();
         let (name, store, head, replays) = (stats.name.as_str().into(), store.clone(), recent.head(), replays.clone());
-        (Self { name, store, committed, stats: stats.clone(), head, orders, replays }, taken)
+        (Self { name, store, committed, stats: stats.clone(), head, orders, replays, definition }, taken)
     }
 
     /// Its name.
@@ -104,6 +107,20 @@ impl PipelineHandle {
     /// As the store answers.
     pub async fn rows(&self, query: Query) -> Result<ResultRows, StoreError> {
         self.store.rows(&self.name, query).await
+    }
+
+    /// Rows of longer spans than its windows; of these as `interval` says.
+    ///
+    /// # Errors
+    /// As the store answers; `TooMuch` where there are too many.
+    pub async fn merged(&self, merge: impl FnOnce(Arc<dyn Definition>) -> Merge) -> Result<ResultRows, StoreError> {
+        let definition = self.definition.borrow().clone();
+        self.store.merged(merge(definition)).await
+    }
+
+    /// Its windows; `None` for an intake.
+    pub fn window(&self) -> Option<WindowSpec> {
+        self.definition.borrow().window()
     }
 
     /// The position of its last commit, as it changes.

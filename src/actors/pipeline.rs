@@ -34,6 +34,8 @@ const WIND_UP_MAX: Duration = Duration::from_secs(10);
 /// All that a pipeline's generations need.
 pub struct Pipeline {
     pub definition: Arc<dyn Definition>,
+    /// The same, for whoever reads its states.
+    pub defined: watch::Sender<Arc<dyn Definition>>,
     /// `None` for a stream's intake.
     pub config: Option<Arc<PipelineConfig>>,
     pub stream: String,
@@ -457,6 +459,7 @@ impl Pipeline {
         let names = aggregates.filter_map(|one| one["name"].as_str());
         let config = Arc::unwrap_or_clone(config).with_states_ordered(names);
         self.definition = Arc::new(Results::new(config.clone(), &snapshot.added));
+        self.defined.send_replace(self.definition.clone());
         self.config = Some(Arc::new(config));
     }
 

@@ -1,21 +1,22 @@
 //! Stage, one a pipeline generation. Owns the pipeline's stages, its watermark and the numbers of its epochs. Takes
 //! records and the word that a flush is due; sends rows to the windows, letters to DeadLetter, barriers to all of them.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use actix::{Actor, ActorFutureExt, AtomicResponse, Context, Handler, WrapFuture};
+use actix::{Actor, ActorFuture, ActorFutureExt, AtomicResponse, Context, Handler, WrapFuture};
 use tokio::sync::watch;
 
 use super::guard::{Ended, Guard, Keeper};
-use super::mailbox::{Closed, Inlet, Outlet, Parcel};
+use super::mailbox::{Closed, Credit, Inlet, Outlet, Parcel};
 use super::messages::{Barrier, FlushDue, FlushReason, Letters, Outcome, Records, WindowRows};
 use super::stats::{ActorStats, PipelineStats};
 use crate::clock::Clock;
 use crate::event::{Account, Batch, Position, PositionError};
 use crate::moments::is_sabotaged;
-use crate::pipeline::{IntakeOperator, StageOperator, Staged};
+use crate::pipeline::{IntakeOperator, StageOperator, Staged, answers};
 use crate::store::Checkpoint;
 use crate::window::FirstRecord;
 
@@ -45,6 +46,9 @@ impl Operator {
         }
     }
 }
+
+/// What a stage does before it takes its next message.
+type Later = Pin<Box<dyn ActorFuture<Stage, Output = ()>>>;
 
 /// See the module's documentation.
 pub struct Stage {
@@ -135,6 +139,15 @@ impl Stage {
     /// Whether its generation has.
     fn has_ended(&self) -> bool {
         self.output.as_ref().is_some_and(|output| output.alive.has_changed().is_err())
+    }
+
+    /// Shows what was seen of the events.
+    fn show_observed(&self) {
+        let Operator::Pipeline(operator) = &self.operator else { return };
+        let (observed, read) = (operator.observed(), operator.account().read);
+        let mut view = self.pipeline.inner.lock();
+        view.disorder = observed.disorder();
+        view.fields_never_seen = if read > 0 { observed.never_seen() } else { Vec::new() };
     }
 
     /// The checkpoint as of now; its account holds the stage's part.
@@ -243,13 +256,47 @@ impl Handler<Parcel<Records>> for Stage {
 
     fn handle(&mut self, parcel: Parcel<Records>, _: &mut Context<Self>) -> Self::Result {
         let Parcel { message: Records(batch), credit } = parcel;
+        let taken = self.answered(batch.clone()).then(move |(), stage, _| stage.forward(&batch, credit));
+        AtomicResponse::new(Box::pin(taken))
+    }
+}
+
+impl Stage {
+    /// Waits until all calls of a batch to stages that wait for something have their answers.
+    fn answered(&mut self, batch: Arc<Batch>) -> Later {
+        let calls = match &mut self.operator {
+            Operator::Pipeline(operator) if self.output.is_some() => operator.calls(&batch),
+            _ => Vec::new(),
+        };
+        let Some(output) = self.output.as_ref().filter(|_| !calls.is_empty()) else {
+            return Box::pin(actix::fut::ready(()));
+        };
+        let (clock, mut alive) = (self.clock.clone(), output.alive.clone());
+        let answers = async move {
+            tokio::select! {
+                answers = answers(calls, clock) => Some(answers),
+                // The generation has ended.
+                _ = alive.changed() => None,
+            }
+        };
+        Box::pin(answers.into_actor(self).then(move |answers, stage, _| match (answers, &mut stage.operator) {
+            (Some(answers), Operator::Pipeline(operator)) => {
+                operator.learn(answers);
+                stage.answered(batch)
+            }
+            _ => Box::pin(actix::fut::ready(())),
+        }))
+    }
+
+    /// Takes a batch, and sends on what it has become.
+    fn forward(&mut self, batch: &Arc<Batch>, credit: Credit) -> Later {
         if self.has_ended() {
             self.output = None;
         }
         if self.output.is_none() {
-            return AtomicResponse::new(Box::pin(async {}.into_actor(self)));
+            return Box::pin(actix::fut::ready(()));
         }
-        let staged = self.take(&batch);
+        let staged = self.take(batch);
         let (first, checkpoint) = (self.first(), self.as_of_now());
         let (output, keeper) = (self.output.take(), self.keeper.clone());
         let send = async move {
@@ -269,7 +316,7 @@ impl Handler<Parcel<Records>> for Stage {
             drop(credit);
             Some(output)
         };
-        AtomicResponse::new(Box::pin(send.into_actor(self).map(|output, stage, _| stage.output = output)))
+        Box::pin(send.into_actor(self).map(|output, stage, _| stage.output = output))
     }
 }
 
@@ -278,6 +325,7 @@ impl Handler<Parcel<FlushDue>> for Stage {
 
     fn handle(&mut self, parcel: Parcel<FlushDue>, _: &mut Context<Self>) -> Self::Result {
         let FlushDue(reason) = parcel.message;
+        self.show_observed();
         let checkpoint = self.as_of_now();
         let output = self.output.take();
         let flush = async move {

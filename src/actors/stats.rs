@@ -12,6 +12,7 @@ use super::mailbox::Gauge;
 use crate::clock::Clock;
 use crate::event::{Account, Position};
 use crate::journal::{Extents, Journal, Progress};
+use crate::pipeline::Disorder;
 
 /// Counters of one actor.
 pub struct ActorStats {
@@ -156,6 +157,10 @@ pub struct PipelineView {
     pub state_bytes: u64,
     /// Events of groups that had no room, since the generation began: they count in the `other` rows.
     pub other_events: u64,
+    /// How much events are out of order, since the generation began.
+    pub disorder: Option<Disorder>,
+    /// Fields that the pipeline names and that no event had, since the generation began.
+    pub fields_never_seen: Vec<String>,
     pub last_flush: Option<LastFlush>,
     pub error: Option<String>,
     /// Since when the store is away, by the time since the daemon's start.
@@ -351,6 +356,8 @@ impl StatsRegistry {
             groups: 0,
             state_bytes: 0,
             other_events: 0,
+            disorder: None,
+            fields_never_seen: Vec::new(),
             last_flush: None,
             error: None,
             away_since: None,

@@ -210,7 +210,8 @@ impl System {
         let (lease, leased) = watch::channel(None);
         let stats = self.stats.pipeline(definition.pipeline().to_owned(), name.clone());
         let replays = Replays::new(name, &self.store, journal, &stats, leased);
-        let (pipeline, orders) = PipelineHandle::new(&self.store, commits_seen, &stats, recent, &replays);
+        let (defined, as_defined) = watch::channel(definition.clone());
+        let (pipeline, orders) = PipelineHandle::new(&self.store, commits_seen, &stats, recent, &replays, as_defined);
         if config.is_some() {
             let replayer = Replayer {
                 replays,
@@ -227,6 +228,7 @@ impl System {
         let live = config.as_ref().and_then(|config| self.live.begin(config));
         let keeper = Pipeline {
             definition,
+            defined,
             live,
             config: config.map(Arc::new),
             stream: name.clone(),

@@ -16,6 +16,7 @@ Examples:
   tidemill query page_views                     the newest rows, as a table
   tidemill query page_views --now               the window next to close
   tidemill query page_views --csv > views.csv
+  tidemill query page_views --interval 1h       hours, merged of its windows
   tidemill query page_views --json | jq .views  one object a line")]
 pub(super) struct Args {
     /// The pipeline's name
@@ -23,6 +24,18 @@ pub(super) struct Args {
     /// Only the window next to close: the live numbers
     #[arg(long)]
     now: bool,
+    /// Spans of this length instead of windows (`1h`; of calendar windows `day`, `week`, `month`), each group merged
+    #[arg(long, conflicts_with = "now")]
+    interval: Option<String>,
+    /// Only windows that begin at or after this (unix ms)
+    #[arg(long, allow_negative_numbers = true)]
+    from: Option<i64>,
+    /// Only windows that begin before this (unix ms)
+    #[arg(long, allow_negative_numbers = true)]
+    to: Option<i64>,
+    /// What aggregates show where a group has no window in a span from --from to --to: a number, or null
+    #[arg(long, requires_all = ["interval", "from", "to"])]
+    fill: Option<String>,
     /// Rows at most
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=RESULT_ROWS_MAX as u64))]
     limit: u64,
@@ -45,8 +58,21 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
             table::escape(&args.pipeline)
         )));
     }
-    let now = if args.now { "now=true&" } else { "" };
-    let answer = args.daemon.get(&format!("/api/v1/pipelines/{}/results?{now}limit={}", args.pipeline, args.limit))?;
+    let mut question = format!("limit={}", args.limit);
+    let numbers =
+        [("from", args.from), ("to", args.to)].map(|(name, value)| (name, value.map(|value| value.to_string())));
+    let now = args.now.then(|| "true".to_owned());
+    let words = [("now", now), ("interval", args.interval.clone()), ("fill", args.fill.clone())];
+    for (name, value) in numbers.into_iter().chain(words) {
+        if let Some(value) = value {
+            let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-.".contains(byte);
+            if !value.as_bytes().iter().all(is_plain) {
+                return Err(CliError::Usage(format!("--{name} `{}` is no word or number", table::escape(&value))));
+            }
+            question.push_str(&format!("&{name}={}", value.replace('+', "%2B")));
+        }
+    }
+    let answer = args.daemon.get(&format!("/api/v1/pipelines/{}/results?{question}", args.pipeline))?;
     let rows = Rows::read(answer)?;
     let text = if args.json {
         rows.json()
@@ -105,7 +131,19 @@ mod tests {
     use super::*;
 
     fn args(pipeline: &str, daemon: Daemon) -> Args {
-        Args { pipeline: pipeline.to_owned(), now: true, limit: 7, json: false, csv: true, daemon }
+        let pipeline = pipeline.to_owned();
+        Args {
+            pipeline,
+            now: true,
+            interval: None,
+            from: Some(-5),
+            to: None,
+            fill: None,
+            limit: 7,
+            json: false,
+            csv: true,
+            daemon,
+        }
     }
 
     #[test]
@@ -113,7 +151,10 @@ mod tests {
         let (daemon, asked) = answering("HTTP/1.1 200 OK\r\nContent-Length: 24\r\n\r\n{\"columns\":[],\"rows\":[]}");
         run(&args("page_views", daemon)).unwrap();
         let asked = asked.join().unwrap();
-        assert!(asked.starts_with("GET /api/v1/pipelines/page_views/results?now=true&limit=7 HTTP/1.1"), "{asked}");
+        assert!(
+            asked.starts_with("GET /api/v1/pipelines/page_views/results?limit=7&from=-5&now=true HTTP/1.1"),
+            "{asked}"
+        );
     }
 
     #[test]

@@ -67,7 +67,7 @@ fn read_sliding(setting: &Setting<'_>, section: &mut Section<'_>) -> Option<Wind
 }
 
 fn read_calendar(setting: &Setting<'_>, section: &mut Section<'_>) -> Option<WindowSpec> {
-    let unit = setting.choice(&UNITS.map(|unit| (unit_name(unit), unit)), &[]);
+    let unit = setting.choice(&UNITS.map(|unit| (unit.name(), unit)), &[]);
     let Some(zone) = section.take("timezone") else {
         setting.wrong(format!("`{}` needs `timezone` beside it", setting.path), EXPECTED);
         return None;
@@ -89,22 +89,13 @@ fn read_zone(setting: &Setting<'_>) -> Option<Tz> {
     zone
 }
 
-fn unit_name(unit: CalendarUnit) -> &'static str {
-    match unit {
-        CalendarUnit::Hour => "hour",
-        CalendarUnit::Day => "day",
-        CalendarUnit::Week => "week",
-        CalendarUnit::Month => "month",
-    }
-}
-
 /// The window of a stored definition, which was checked when it was stored.
 pub fn stored_window(definition: &serde_json::Value) -> Option<WindowSpec> {
     let window = &definition["window"];
     let text = |key: &str| window[key].as_str();
     let ms = |key: &str| text(key).and_then(parse_duration);
     if let Some(unit) = text("calendar") {
-        let unit = UNITS.into_iter().find(|known| unit_name(*known) == unit)?;
+        let unit = UNITS.into_iter().find(|known| known.name() == unit)?;
         return Some(WindowSpec::Calendar(Calendar { unit, zone: text("timezone")?.parse().ok()? }));
     }
     let sliding = |size_ms| Some(WindowSpec::Sliding { size_ms, every_ms: ms("every")? });
@@ -122,7 +113,7 @@ pub(super) fn window_definition(window: WindowSpec) -> serde_json::Value {
         }
         WindowSpec::Session { gap_ms } => json!({ "session": format_duration(gap_ms) }),
         WindowSpec::Calendar(Calendar { unit, zone }) => {
-            json!({ "calendar": unit_name(unit), "timezone": zone.name() })
+            json!({ "calendar": unit.name(), "timezone": zone.name() })
         }
     }
 }

@@ -6,6 +6,7 @@ mod ingest;
 mod letters;
 mod pipelines;
 mod reload;
+mod results;
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -18,8 +19,7 @@ use serde::Deserialize;
 
 use crate::actors::{PipelineHandle, Pipelines, StatsRegistry, StreamHandle, System};
 use crate::config::HttpConfig;
-use crate::limits::RESULT_ROWS_MAX;
-use crate::store::{Query, Store, StoreError};
+use crate::store::{Store, StoreError};
 use auth::Access;
 use body::Bodies;
 pub use reload::{Reload, Reloads};
@@ -69,7 +69,7 @@ pub fn server(listener: TcpListener, shared: Shared) -> std::io::Result<Server> 
             .route("/healthz", web::get().to(async || HttpResponse::Ok().body("ok\n")))
             .route("/readyz", web::get().to(readyz))
             .route("/api/v1/stats", web::get().to(stats))
-            .route("/api/v1/pipelines/{name}/results", web::get().to(results))
+            .route("/api/v1/pipelines/{name}/results", web::get().to(results::results))
             .configure(pipelines::routes)
             .configure(letters::routes)
             .route("/api/v1/streams/{name}/events", web::post().to(ingest::events))
@@ -108,30 +108,6 @@ async fn stats(shared: web::Data<Shared>) -> HttpResponse {
     }
 }
 
-#[derive(Deserialize)]
-struct Results {
-    now: Option<bool>,
-    from: Option<i64>,
-    to: Option<i64>,
-    limit: Option<usize>,
-}
-
-async fn results(shared: web::Data<Shared>, name: web::Path<String>, query: web::Query<Results>) -> HttpResponse {
-    let Some(pipeline) = shared.pipelines.find(&name) else {
-        return unknown_pipeline(&shared.pipelines, &name);
-    };
-    let query = Query {
-        now: query.now.unwrap_or(false),
-        from: query.from,
-        to: query.to,
-        limit: query.limit.unwrap_or(100).min(RESULT_ROWS_MAX),
-    };
-    match pipeline.rows(query).await {
-        Ok(rows) => HttpResponse::Ok().json(rows),
-        Err(reason) => of_store(&reason),
-    }
-}
-
 fn unknown_pipeline(known: &Pipelines, name: &str) -> HttpResponse {
     let known = known.all();
     let names: Vec<_> = known.iter().map(PipelineHandle::name).collect();
@@ -148,6 +124,7 @@ fn peer(request: &HttpRequest) -> String {
 fn of_store(reason: &StoreError) -> HttpResponse {
     let (status, code) = match reason {
         StoreError::Away(_) => (StatusCode::SERVICE_UNAVAILABLE, "store_away"),
+        StoreError::TooMuch(_) => (StatusCode::BAD_REQUEST, "too_many_rows"),
         _ => (StatusCode::INTERNAL_SERVER_ERROR, "store"),
     };
     error(status, code, &reason.to_string())

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use futures_util::future::LocalBoxFuture;
 use serde_json::{Map, Value as Json};
 
 use crate::event::{Field, Step, Value};
@@ -85,7 +86,44 @@ pub enum StageError {
 }
 
 /// A stage written in Rust. It must be a function of its event for results to be repeatable.
-pub type CustomStage = Arc<dyn Fn(&mut Event) -> Result<Outcome, StageError> + Send + Sync>;
+#[derive(Clone)]
+pub enum CustomStage {
+    /// One that answers at once.
+    Sync(SyncStage),
+    /// One that waits for something.
+    Async(AsyncStage),
+}
+
+/// What it makes of an event, in place.
+pub type SyncStage = Arc<dyn Fn(&mut Event) -> Result<Outcome, StageError> + Send + Sync>;
+
+/// The event as the stage left it, and what becomes of it.
+type Answered = LocalBoxFuture<'static, (Event, Result<Outcome, StageError>)>;
+
+/// A stage that waits for something; its futures stay on the pipeline's thread.
+#[derive(Clone)]
+pub struct AsyncStage {
+    pub(super) at_once: usize,
+    pub(super) call: Arc<dyn Fn(Event) -> Answered + Send + Sync>,
+}
+
+impl AsyncStage {
+    /// A stage that takes so many events at once, at least one.
+    pub fn new<F>(at_once: usize, stage: F) -> Self
+    where
+        F: AsyncFn(&mut Event) -> Result<Outcome, StageError> + Send + Sync + 'static,
+    {
+        let stage = Arc::new(stage);
+        let call = move |mut event: Event| -> Answered {
+            let stage = stage.clone();
+            Box::pin(async move {
+                let outcome = stage(&mut event).await;
+                (event, outcome)
+            })
+        };
+        Self { at_once: at_once.max(1), call: Arc::new(call) }
+    }
+}
 
 /// The stages that the embedding program registered, by name.
 pub type StageRegistry = HashMap<String, CustomStage>;

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use super::custom::{CustomStage, Event, Outcome, StageError};
+use super::custom::{Event, Outcome, StageError, SyncStage};
 use super::input::excerpt;
 use super::stage::{Part, Passed, Refusal, StageOperator, Staged, refusal};
 use crate::config::{EnrichConfig, MissingKey, SlotSource};
@@ -12,7 +12,7 @@ use crate::expr::{Expr, elements};
 use crate::limits::OUTPUTS_PER_EVENT_MAX;
 
 /// After these pauses a transient error of a custom stage is tried again.
-const TRANSIENT_PAUSES: [Duration; 3] =
+pub(super) const TRANSIENT_PAUSES: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(300)];
 
 impl Part<'_> {
@@ -47,13 +47,10 @@ impl StageOperator {
         part.makes(elements.len()).map_err(refused)?;
         self.account.exploded += 1;
         let computed = self.computed.clone();
-        for element in elements {
-            self.account.made += 1;
+        for (index, element) in elements.into_iter().enumerate() {
             self.computed.clone_from(&computed);
             self.computed[slot] = Some(element);
-            if let Passed::Filtered = self.stages(part, stage + 1, staged)? {
-                self.account.filtered += 1;
-            }
+            self.go_on(part, (stage, index), staged)?;
         }
         Ok(Passed::Yes)
     }
@@ -95,17 +92,32 @@ impl StageOperator {
             reason,
         })?;
         self.account.exploded += 1;
-        for event in events {
-            self.account.made += 1;
+        for (index, event) in events.into_iter().enumerate() {
             self.take_event(&event);
-            if let Passed::Filtered = self.stages(part, stage + 1, staged)? {
-                self.account.filtered += 1;
-            }
+            self.go_on(part, (stage, index), staged)?;
         }
         Ok(Passed::Yes)
     }
 
-    pub(super) fn call(&self, custom: &CustomStage, name: &str, event: &mut Event) -> Result<Outcome, Refusal> {
+    /// Takes one of the events that a stage has made through the stages behind it.
+    fn go_on(
+        &mut self,
+        part: &mut Part<'_>,
+        (stage, index): (usize, usize),
+        staged: &mut Staged,
+    ) -> Result<(), Refusal> {
+        self.account.made += 1;
+        // At most 10,000 of a record.
+        part.path.push(index as u32);
+        let passed = self.stages(part, stage + 1, staged);
+        part.path.pop();
+        if let Passed::Filtered = passed? {
+            self.account.filtered += 1;
+        }
+        Ok(())
+    }
+
+    pub(super) fn call(&self, custom: &SyncStage, name: &str, event: &mut Event) -> Result<Outcome, Refusal> {
         let refusal = |kind, reason| Refusal { kind, stage: format!("custom {name}"), reason };
         let mut pauses = TRANSIENT_PAUSES.iter();
         loop {
@@ -118,7 +130,7 @@ impl StageOperator {
                 Ok(Err(StageError::Bad(reason))) => return Err(refusal(LetterKind::Custom, reason)),
                 Ok(Err(StageError::Transient(reason))) => match pauses.next() {
                     Some(pause) => self.clock.block(*pause),
-                    None => return Err(refusal(LetterKind::Custom, format!("still failing after 4 tries: {reason}"))),
+                    None => return Err(refusal(LetterKind::Custom, still_failing(&reason))),
                 },
                 Err(panic) => return Err(refusal(LetterKind::Panic, panic_text(&*panic))),
             }
@@ -148,7 +160,11 @@ impl StageOperator {
     }
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+pub(super) fn still_failing(reason: &str) -> String {
+    format!("still failing after {} tries: {reason}", TRANSIENT_PAUSES.len() + 1)
+}
+
+pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panicked".to_owned())
 }

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use super::calls::Calls;
 use super::custom::{CustomStage, Outcome, StageRegistry};
 use super::input::{excerpt, input};
+use super::observed::Observed;
 use crate::clock::Clock;
 use crate::config::{PipelineConfig, SlotSource, StageConfig};
 use crate::event::{
@@ -37,17 +39,22 @@ pub struct StageOperator {
     pub(super) custom: Vec<Option<CustomStage>>,
     /// Whether a stage can make several events of one.
     makes_many: bool,
+    /// Whether a stage waits for something.
+    pub(super) waits: bool,
+    pub(super) calls: Calls,
     windows: usize,
     bounds: Bounds,
     watermark: Watermark,
     range: PositionRange,
     pub(super) account: Account,
+    observed: Observed,
     pub(super) clock: Clock,
     /// What stages have put into slots, for the event at hand; `None`: as in the line.
     pub(super) computed: Vec<Option<Value<'static>>>,
 }
 
 /// Why an event ends as a letter.
+#[derive(Clone)]
 pub(super) struct Refusal {
     pub(super) kind: LetterKind,
     pub(super) stage: String,
@@ -90,12 +97,15 @@ impl StageOperator {
                 StageConfig::Custom(name) => registry.get(name).cloned().map(Some).ok_or_else(|| name.clone()),
                 _ => Ok(None),
             })
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
         let computed = vec![None; config.slots.len()];
         let makes_many = |stage: &StageConfig| matches!(stage, StageConfig::Custom(_) | StageConfig::Explode { .. });
         Ok(Self {
             makes_many: config.stages.iter().any(makes_many),
+            waits: custom.iter().any(|custom| matches!(custom, Some(CustomStage::Async(_)))),
+            calls: Calls::default(),
             bounds: config.bounds(),
+            observed: Observed::new(&config, fields),
             config,
             revision,
             columns,
@@ -119,6 +129,11 @@ impl StageOperator {
         self.range.upto
     }
 
+    /// What was seen of the events, since `new`.
+    pub fn observed(&self) -> &Observed {
+        &self.observed
+    }
+
     /// Its part of the account: read, made, filtered, dead, exploded; since `new`.
     pub fn account(&self) -> Account {
         self.account
@@ -134,8 +149,9 @@ impl StageOperator {
         if let Some(silence_ms) = batch.silence_ms {
             self.watermark.tick(silence_ms);
         }
-        if batch.replay.as_ref().is_none_or(|replay| self.owns(replay)) {
+        if self.takes(batch) {
             self.events(batch, &mut staged);
+            self.forget_answers();
         }
         for rows in &mut staged.rows {
             rows.watermark = self.watermark.value();
@@ -143,11 +159,14 @@ impl StageOperator {
         Ok(staged)
     }
 
-    fn owns(&self, replay: &Replay) -> bool {
-        *replay.pipeline == *self.config.name && replay.revision == self.revision
+    /// Whether its events are of this pipeline: letters that come again may be another one's.
+    pub(super) fn takes(&self, batch: &Batch) -> bool {
+        let owns = |replay: &Arc<Replay>| *replay.pipeline == *self.config.name && replay.revision == self.revision;
+        batch.replay.as_ref().is_none_or(owns)
     }
 
     fn events(&mut self, batch: &Arc<Batch>, staged: &mut Staged) {
+        self.observed.look(batch);
         let mut bad = batch.decoded.bad.iter().peekable();
         for row in 0..batch.decoded.len() {
             let bad = bad.next_if(|(bad, _)| *bad == row as u32);
@@ -168,7 +187,7 @@ impl StageOperator {
         }
     }
 
-    fn empty_rows(&self, batch: &Arc<Batch>) -> Vec<Rows> {
+    pub(super) fn empty_rows(&self, batch: &Arc<Batch>) -> Vec<Rows> {
         let expected = batch.decoded.len() / self.windows + 1;
         (0..self.windows)
             .map(|_| Rows {
@@ -205,17 +224,15 @@ impl StageOperator {
         }
         if !replayed {
             self.watermark.observe(time, batch.ingest_time);
+            self.observed.event(time.min(batch.ingest_time));
         }
 
         // An event fails whole: what its parts have left behind is taken back.
         let account = self.account;
         let many = self.makes_many;
         let marks: Vec<_> = if many { staged.rows.iter().map(mark).collect() } else { Vec::new() };
-        let mut part = Part { batch, row, time, watermark: before, ordinal: 0, made: 0 };
-        let passed = self.stages(&mut part, 0, staged);
-        for slot in &mut self.computed {
-            *slot = None;
-        }
+        let passed = self.stages(&mut Part::new(batch, row, time, before), 0, staged);
+        self.forget_computed();
         match passed {
             Ok(Passed::Yes) => {}
             Ok(Passed::Filtered) => self.account.filtered += 1,
@@ -232,12 +249,17 @@ impl StageOperator {
         }
     }
 
+    /// The event at hand is done with.
+    pub(super) fn forget_computed(&mut self) {
+        self.computed.fill(None);
+    }
+
     fn refuse(&mut self, batch: &Batch, row: usize, refusal: Refusal, staged: &mut Staged) {
         self.account.dead += 1;
         staged.letters.push(batch.letter(row, refusal.kind, &refusal.stage, refusal.reason));
     }
 
-    fn event_time(&self, batch: &Batch, row: usize) -> Result<i64, Refusal> {
+    pub(super) fn event_time(&self, batch: &Batch, row: usize) -> Result<i64, Refusal> {
         let Some(time) = &self.config.time else { return Ok(batch.line_ingest_time(row)) };
         let refusal = |reason| {
             let name = if time.of_point { "the point's timestamp".to_owned() } else { time.field.to_string() };
@@ -279,7 +301,11 @@ impl StageOperator {
                 StageConfig::Custom(name) => {
                     let Some(custom) = self.custom[index].clone() else { continue };
                     let mut event = self.event_of(part);
-                    match self.call(&custom, name, &mut event)? {
+                    let outcome = match &custom {
+                        CustomStage::Sync(custom) if !self.waits => self.call(custom, name, &mut event)?,
+                        custom => self.call_or_wait(custom, name, (part, index), &mut event)?,
+                    };
+                    match outcome {
                         Outcome::Keep => self.take_event(&event),
                         Outcome::Drop => return Ok(Passed::Filtered),
                         Outcome::Many(events) => return self.many(part, index, events, staged),
@@ -380,6 +406,14 @@ pub(super) struct Part<'a> {
     ordinal: u32,
     /// How many events stages have made of the record.
     pub(super) made: usize,
+    /// Which of the events that a stage made it is, and of those another one made of that.
+    pub(super) path: Vec<u32>,
+}
+
+impl<'a> Part<'a> {
+    pub(super) fn new(batch: &'a Arc<Batch>, row: usize, time: i64, watermark: i64) -> Self {
+        Self { batch, row, time, watermark, ordinal: 0, made: 0, path: Vec::new() }
+    }
 }
 
 /// The event at hand, as expressions see it.

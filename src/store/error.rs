@@ -28,6 +28,9 @@ pub enum StoreError {
         /// Bytes.
         limit: u64,
     },
+    /// A question whose answer would be too long.
+    #[error("{0}")]
+    TooMuch(String),
     /// The flush was given up before its end (its pipeline ended).
     #[error("the flush was given up")]
     GivenUp,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use tokio::sync::oneshot;
 
+use super::merged::{self, Merge};
 use super::postgres::Postgres;
 use super::session::{Access, Database, Line, Session};
 use super::sqlite::Sqlite;
@@ -34,6 +35,7 @@ enum Job {
 
 enum Read {
     Rows { pipeline: String, query: Query, reply: Reply<ResultRows> },
+    Merged { merge: Merge, reply: Reply<ResultRows> },
     Letters { filter: LetterFilter, after: Option<LetterId>, limit: usize, reply: Reply<Vec<StoredLetter>> },
     Letter { id: LetterId, reply: Reply<Option<StoredLetter>> },
     Reasons { filter: LetterFilter, limit: usize, reply: Reply<Vec<LetterReason>> },
@@ -173,6 +175,14 @@ impl Store {
     /// As the store answers.
     pub async fn rows(&self, pipeline: &str, query: Query) -> Result<ResultRows, StoreError> {
         self.read(|reply| Read::Rows { pipeline: pipeline.to_owned(), query, reply }).await
+    }
+
+    /// Rows of longer spans than the windows of a pipeline.
+    ///
+    /// # Errors
+    /// As the store answers; `TooMuch` where there are too many.
+    pub async fn merged(&self, merge: Merge) -> Result<ResultRows, StoreError> {
+        self.read(|reply| Read::Merged { merge, reply }).await
     }
 
     /// Dead letters, the latest positions of each stream first, behind one of them; the beginnings of their lines.
@@ -386,6 +396,7 @@ fn read_all<D: Database>(mut line: Line<D>, reads: &Receiver<Read>) {
             Read::Rows { pipeline, query, reply } => {
                 answer(reply, line.ask(|session| session.rows(&pipeline, &query)));
             }
+            Read::Merged { merge, reply } => answer(reply, line.ask(|session| merged::rows(session, &merge))),
             Read::Letters { filter, after, limit, reply } => {
                 answer(reply, line.ask(|session| session.letters(&filter, after.as_ref(), limit as i64)));
             }

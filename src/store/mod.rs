@@ -12,6 +12,7 @@ mod handle;
 mod image;
 mod letters;
 mod live;
+mod merged;
 mod names;
 mod others;
 mod plain;
@@ -39,6 +40,7 @@ pub use examine::{Examined, Kept, Standing};
 pub use handle::{Replay, Store};
 pub use letters::{LetterFilter, LetterId, LetterReason, StoredLetter};
 pub use live::{LivePage, LivePlace, LiveRow, LiveRows, Taken};
+pub use merged::{Interval, Merge};
 pub(crate) use postgres::tls_connector;
 
 use crate::config::LetterLimit;
@@ -339,6 +341,9 @@ pub struct ResultRows {
     pub columns: Vec<String>,
     /// One array a row.
     pub rows: Vec<Vec<serde_json::Value>>,
+    /// Of merged rows: `to` of the question for those that follow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<i64>,
 }
 
 /// Names that an answer to an unknown one offers.

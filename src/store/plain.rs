@@ -97,6 +97,7 @@ macro_rules! plain_tables {
 
         use super::plain_letters::{forget_letters, free_letters};
         use crate::event::Position;
+        use crate::store::merged::StateRow;
         use crate::store::plain::{CheckpointRow, RegisteredTuple, read_registered};
         use crate::store::schema::{checkpoints, dead_letters, pane_states, pipelines, window_results};
         use crate::store::session::{open_pane, open_row};
@@ -337,6 +338,50 @@ macro_rules! plain_tables {
                 .filter(results::window_start.eq_any(starts.to_vec()))
                 .select((results::window_start, results::group_values))
                 .load(connection)?)
+        }
+
+        pub(super) fn states(
+            connection: &mut $Connection,
+            pipeline: &str,
+            (from, to): (Option<i64>, Option<i64>),
+            behind: Option<&LivePlace>,
+            limit: usize,
+        ) -> Result<Vec<StateRow>, StoreError> {
+            use window_results as results;
+            let revision = pipelines::table.find(pipeline).select(pipelines::revision);
+            let Some(revision) = revision.first::<i64>(connection).optional()? else { return Ok(Vec::new()) };
+            let (start, end, hash) = behind.cloned().unwrap_or((i64::MAX, i64::MAX, Vec::new()));
+            // In the order of the primary key.
+            let rows: Vec<(LivePlace, Vec<u8>, Vec<u8>, bool, Option<i64>)> = results::table
+                .filter(results::pipeline.eq(pipeline))
+                .filter(results::revision.eq(revision))
+                .filter(results::window_start.ge(from.unwrap_or(i64::MIN)))
+                .filter(results::window_start.lt(to.unwrap_or(i64::MAX)))
+                .filter(results::window_start.le(start))
+                .filter(
+                    results::window_start
+                        .lt(start)
+                        .or(results::window_end.lt(end))
+                        .or(results::window_end.eq(end).and(results::group_hash.lt(hash))),
+                )
+                .order((results::window_start.desc(), results::window_end.desc(), results::group_hash.desc()))
+                .limit(limit as i64)
+                .select((
+                    (results::window_start, results::window_end, results::group_hash),
+                    results::group_key,
+                    results::state,
+                    results::partial,
+                    results::revised_at,
+                ))
+                .load(connection)?;
+            let row = |(place, group_key, state, partial, revised_at)| StateRow {
+                place,
+                group_key,
+                state,
+                partial,
+                revised_at,
+            };
+            Ok(rows.into_iter().map(row).collect())
         }
 
         pub(super) fn panes(connection: &mut $Connection, pipeline: &str) -> Result<Vec<Change>, StoreError> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::handle::Replay;
 use super::image::{Key, PaneImage, RowImage};
+use super::merged::StateRow;
 use super::{
     Change, Checkpoint, Definition, Fence, Kept, LetterFilter, LetterId, LetterReason, LivePage, LivePlace, Query,
     Registered, ResultRows, Revision, Standing, StateBytes, StoreError, StoredLetter,
@@ -89,6 +90,14 @@ pub(super) trait Session {
     ) -> Result<LivePage, StoreError>;
     /// The groups that have rows in windows that begin at one of these.
     fn live_groups(&mut self, pipeline: &str, starts: &[i64]) -> Result<Vec<(i64, String)>, StoreError>;
+    /// States of the current revision, of windows that begin in a span, the latest first, behind a place.
+    fn states(
+        &mut self,
+        pipeline: &str,
+        span: (Option<i64>, Option<i64>),
+        behind: Option<&LivePlace>,
+        limit: usize,
+    ) -> Result<Vec<StateRow>, StoreError>;
     /// All panes, ordered.
     fn panes(&mut self, pipeline: &str) -> Result<Vec<Change>, StoreError>;
 

@@ -6,7 +6,7 @@ use chrono::{
 use chrono_tz::Tz;
 
 /// A calendar's unit.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum CalendarUnit {
     /// By the clock of the zone: one that comes twice is two windows.
     Hour,
@@ -16,6 +16,18 @@ pub enum CalendarUnit {
     Week,
     /// From the first on.
     Month,
+}
+
+impl CalendarUnit {
+    /// As a config writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hour => "hour",
+            Self::Day => "day",
+            Self::Week => "week",
+            Self::Month => "month",
+        }
+    }
 }
 
 /// Windows by the calendar of a time zone.

@@ -43,6 +43,7 @@ pub use exact::{ExactSum, Sum};
 pub use group::{decode_key, encode_value, hash_key};
 pub use operator::Operator;
 pub use others::Others;
+pub use quantile::Distribution;
 pub use rows::{Input, Rows, WindowRow};
 pub use spec::{AggregateKind, Fraction, LatePolicy, WatermarkSpec, WindowSpec};
 pub use state::State;

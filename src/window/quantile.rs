@@ -59,9 +59,13 @@ impl Quantile {
     /// The value of rank ⌊q (n - 1)⌋, counted from 0 for the least of n, as the middle of its bin: of two values in the
     /// middle the lower one.
     pub(super) fn value(&self) -> Option<f64> {
+        self.at(self.fraction)
+    }
+
+    fn at(&self, fraction: Fraction) -> Option<f64> {
         let all = self.bins.iter().fold(0_u64, |all, (_, count)| all.saturating_add(*count));
         let last = all.checked_sub(1)?;
-        let rank = ((self.fraction.value() * last as f64) as u64).min(last);
+        let rank = ((fraction.value() * last as f64) as u64).min(last);
         let mut seen = 0_u64;
         for (bin, count) in self.sorted() {
             seen = seen.saturating_add(count);
@@ -167,6 +171,36 @@ fn middle(bin: i32) -> f64 {
     if bin < 0 { -magnitude } else { magnitude }
 }
 
+/// How whole numbers are spread that are no aggregate's inputs.
+#[derive(Clone, Debug)]
+pub struct Distribution(Quantile);
+
+impl Default for Distribution {
+    fn default() -> Self {
+        Self(Quantile::new(Fraction::HALF))
+    }
+}
+
+impl Distribution {
+    /// Adds a number so many times.
+    pub fn add(&mut self, value: i64, times: u64) {
+        if times > 0 {
+            let value = value as f64;
+            self.0.count(bin(value), times, value, value);
+        }
+    }
+
+    /// The number below which this part of all lies, with 1 % error at most; `None` where there is none.
+    pub fn at(&self, fraction: Fraction) -> Option<f64> {
+        self.0.at(fraction)
+    }
+
+    /// The greatest.
+    pub fn greatest(&self) -> Option<f64> {
+        (!self.0.bins.is_empty()).then_some(self.0.greatest)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -184,8 +218,7 @@ mod tests {
 
     /// Of the same values.
     fn at(quantile: &Quantile, fraction: f64) -> f64 {
-        let fraction = Fraction::new(fraction).unwrap();
-        Quantile { fraction, ..quantile.clone() }.value().unwrap()
+        quantile.at(Fraction::new(fraction).unwrap()).unwrap()
     }
 
     fn bytes(quantile: &Quantile) -> Vec<u8> {

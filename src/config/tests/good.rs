@@ -384,7 +384,10 @@ fn live_values_have_a_place_and_a_time_to_live() {
     for line in ["url = \"rediss://me@host:6380/2\"", "redis = { ttl = \"2h\" }"] {
         assert!(described.lines().any(|described| described == line), "{line} in\n{described}");
     }
-    assert!(described.contains("+ live rows 32MiB times 1 (pipelines with `redis`) = 160MiB"), "{described}");
+    assert!(
+        described.contains("+ live rows 32MiB times 1 (pipelines with `redis`) + open windows 2GiB"),
+        "{described}"
+    );
 
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("secret");

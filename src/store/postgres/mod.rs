@@ -20,6 +20,7 @@ use diesel::connection::TransactionManager;
 use diesel::prelude::*;
 
 use super::image::{Key, PaneImage, RowImage};
+use super::merged::StateRow;
 use super::schema::checkpoints;
 use super::session::{Access, Database, Session, Stored};
 use super::{
@@ -169,6 +170,16 @@ impl Session for PostgresSession {
         limit: usize,
     ) -> Result<LivePage, StoreError> {
         plain::live_rows(&mut self.connection, pipeline, after, behind, limit)
+    }
+
+    fn states(
+        &mut self,
+        pipeline: &str,
+        span: (Option<i64>, Option<i64>),
+        behind: Option<&LivePlace>,
+        limit: usize,
+    ) -> Result<Vec<StateRow>, StoreError> {
+        plain::states(&mut self.connection, pipeline, span, behind, limit)
     }
 
     fn live_groups(&mut self, pipeline: &str, starts: &[i64]) -> Result<Vec<(i64, String)>, StoreError> {

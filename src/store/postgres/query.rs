@@ -48,7 +48,7 @@ pub(super) fn rows(
         Ok(columns.iter().map(|column| row.remove(column).unwrap_or_default()).collect())
     };
     let rows = rows.into_iter().map(parse).collect::<Result<_, StoreError>>()?;
-    Ok(ResultRows { columns, rows })
+    Ok(ResultRows { columns, rows, next: None })
 }
 
 fn select(relation: &str, columns: &[ColumnOfView], query: &Query) -> String {

@@ -17,6 +17,7 @@ use diesel::prelude::*;
 use diesel::upsert::excluded;
 
 use super::image::{Key, PaneImage, RowImage};
+use super::merged::StateRow;
 use super::schema::{checkpoints, dead_letters, window_results};
 use super::session::{Access, Database, Session, Stored};
 use super::{
@@ -172,6 +173,16 @@ impl Session for SqliteSession {
         limit: usize,
     ) -> Result<LivePage, StoreError> {
         plain::live_rows(&mut self.connection, pipeline, after, behind, limit)
+    }
+
+    fn states(
+        &mut self,
+        pipeline: &str,
+        span: (Option<i64>, Option<i64>),
+        behind: Option<&LivePlace>,
+        limit: usize,
+    ) -> Result<Vec<StateRow>, StoreError> {
+        plain::states(&mut self.connection, pipeline, span, behind, limit)
     }
 
     fn live_groups(&mut self, pipeline: &str, starts: &[i64]) -> Result<Vec<(i64, String)>, StoreError> {

@@ -73,6 +73,7 @@ pub(super) fn rows(connection: &mut SqliteConnection, pipeline: &str, query: &Qu
         Ok(ResultRows {
             columns: columns.into_iter().map(|column| column.name).collect(),
             rows: rows.into_iter().map(|AnyRow(values)| with_flags(values, flags.clone())).collect(),
+            next: None,
         })
     })
 }
