@@ -331,10 +331,10 @@ impl<'a> Alerts<'a> {
             windows.push(next);
         }
         for window in windows {
-            let before = self.spec.before(window);
-            if let (Some(before), true) = (before, self.last.is_some() && self.last != before) {
+            let following = self.last.and_then(|(_, end)| self.spec.next_to_close(end));
+            if let Some(empty) = following.filter(|following| *following != window) {
                 // No group has a row in it.
-                self.end_missing(session, Span::Window(before.0, before.1), self.time_in(before))?;
+                self.end_missing(session, Span::Window(empty.0, empty.1), self.time_in(empty))?;
             }
             self.judge_whole(session, window)?;
             let (span, at) = (Span::Window(window.0, window.1), self.time_in(window));

@@ -60,7 +60,7 @@ fn every_mistake_is_told_at_its_place() {
         assert!(found.len() == 1 && found[0].starts_with(begins), "{begins}\n{found:#?}");
     };
     one("a = { when = \"visw > 1\" }", "8:15 `pipelines.p.alerts.a.when`: unknown name visw");
-    one("a = { when = \"rat > 1\" }", "8:15 `pipelines.p.alerts.a.when`: unknown name rat |  | did you mean `rate`?");
+    one("a = { when = \"rat > 1\" }", "8:15 `pipelines.p.alerts.a.when`: unknown name rat | did you mean `rate`?");
     one("a = { when = \"views + 1\" }", "8:14 `pipelines.p.alerts.a.when` must be true or false, this is a number");
     one("a = { when = \"views\" }", "8:14 `pipelines.p.alerts.a.when` must be true or false, this is a number");
     one("a = { when = \"views > 'x'\" }", "8:15 `pipelines.p.alerts.a.when`: ");
