@@ -207,7 +207,7 @@ fn unknown_names_have_the_nearest_known_one_as_help() {
     let found = mistakes(&with("aggregates = { n = \"count(*)\" }\ngruop_by = []\nzzz = 1"));
     assert_eq!(found.len(), 2);
     assert_eq!(found[0], "6:1 unknown key `pipelines.p.gruop_by` | a known key | did you mean `group_by`?");
-    let keys = "aggregates, correct_for, delay, group_by, idle, late, max_ahead, max_behind, missing_time, redis, retain, stages, start, stream, time, window";
+    let keys = "aggregates, alerts, correct_for, delay, group_by, idle, late, max_ahead, max_behind, missing_time, redis, retain, stages, start, stream, time, window";
     assert_eq!(found[1], format!("7:1 unknown key `pipelines.p.zzz` | a known key | the keys here are: {keys}"));
     one(
         &SMALLEST.replace("stream = \"web\"", "stream = \"wbe\""),
