@@ -217,7 +217,7 @@ fn one_that_never_answers_holds_up_nobody_and_one_that_refuses_is_given_up() {
     let daemon = mill.start();
     let mut random = fastrand::Rng::with_seed(1);
     wait_until("the silent one to be asked", || {
-        send(&daemon, &hits(0..1, &mut random));
+        send(&daemon, &hits(0..5, &mut random));
         (!silent.got().is_empty()).then_some(())
     });
     for begin in (0..400).step_by(20) {
