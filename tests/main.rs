@@ -4,6 +4,7 @@
 
 mod support;
 
+mod alerts;
 mod backpressure;
 mod bad_input;
 mod bounds;

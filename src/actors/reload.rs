@@ -72,6 +72,7 @@ impl System {
                 self.unpin(pipeline.name());
                 self.stats.forget(pipeline.name());
                 self.live.forget(pipeline.name());
+                self.alerts.forget(pipeline.name());
                 removed.push(pipeline.name().to_owned());
             }
         }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use actix::{Actor, Arbiter};
 use tokio::sync::{oneshot, watch};
 
+use super::alerts::AlertFeeds;
 use super::flush::Commits;
 use super::generation::mailbox_bytes;
 use super::handles::{PipelineHandle, Pipelines, StreamHandle};
@@ -104,6 +105,7 @@ pub struct System {
     windows: usize,
     pub(super) stats: Arc<StatsRegistry>,
     pub(super) live: LiveFeeds,
+    pub(super) alerts: AlertFeeds,
     clock: Clock,
     drain: watch::Sender<Option<Position>>,
     /// That of the edges, and that which pipelines share.
@@ -140,6 +142,7 @@ impl System {
             windows,
             stats,
             live: LiveFeeds::default(),
+            alerts: AlertFeeds::default(),
             clock,
             drain: watch::channel(None).0,
             arbiters: [Arbiter::new(), Arbiter::new()],
@@ -226,10 +229,12 @@ impl System {
         let letters = self.config.dead_letters.letters;
         let beyond = if config.is_some() { letters.beyond } else { AtLimit::Discard };
         let live = config.as_ref().and_then(|config| self.live.begin(config));
+        let alerts = config.as_ref().map(|config| self.alerts.begin(config, &stats));
         let keeper = Pipeline {
             definition,
             defined,
             live,
+            alerts,
             config: config.map(Arc::new),
             stream: name.clone(),
             raw_events,

@@ -2,6 +2,7 @@
 
 mod address;
 mod aggregates;
+mod alerts;
 mod calls;
 mod describe;
 mod enrich;
@@ -32,6 +33,7 @@ use crate::expr::{Expr, SqlType};
 use crate::window::{AggregateKind, Bounds, LatePolicy, WatermarkSpec, WindowSpec};
 
 pub use self::redis::RedisConfig;
+pub use alerts::{AlertConfig, Webhook};
 pub use describe::describe;
 pub use enrich::EnrichTable;
 pub use load::{load, parse};
@@ -388,6 +390,8 @@ pub struct PipelineConfig {
     pub columns: Vec<ColumnConfig>,
     /// The columns in an order in which each expression comes behind those that it needs.
     pub evaluation: Vec<usize>,
+    /// Of its rows.
+    pub alerts: Vec<AlertConfig>,
     /// The definition as JSON with a fixed order of keys (for the store: what it was made by). Two of one definition are
     /// the same pipeline.
     pub definition: serde_json::Value,

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use tokio::sync::oneshot;
 
+use super::alerts::AlertTables;
 use super::merged::{self, Merge};
 use super::postgres::Postgres;
 use super::session::{Access, Database, Line, Session};
 use super::sqlite::Sqlite;
 use super::{
     Admit, Definition, Examined, Fence, Flush, Flushed, LetterFilter, LetterId, LetterReason, LivePage, LivePlace,
-    Query, Registered, ResultRows, Snapshot, StoreError, StoredLetter, begin, commit, examine::examine, replay,
+    Query, Registered, ResultRows, Snapshot, StoreError, StoredLetter, ToldAlert, UntoldAlert, begin, commit,
+    examine::examine, replay,
 };
 use crate::config::StoreUrl;
 use crate::event::Replayed;
@@ -31,6 +33,7 @@ enum Job {
     Prune { before: i64, reply: Reply<u64> },
     Drop { pipeline: String, reply: Reply<()> },
     Replay { replay: Replay, reply: Reply<Option<u64>> },
+    Told { pipeline: String, alert: String, told: Vec<ToldAlert>, reply: Reply<()> },
 }
 
 enum Read {
@@ -43,6 +46,7 @@ enum Read {
     Live { pipeline: String, after: Option<i64>, behind: Option<LivePlace>, limit: usize, reply: Reply<LivePage> },
     Groups { pipeline: String, starts: Vec<i64>, reply: Reply<Vec<(i64, String)>> },
     Numbered { pipeline: String, behind: u64, bytes: usize, reply: Reply<Vec<(u64, Replayed)>> },
+    Untold { pipeline: String, alert: String, limit: usize, reply: Reply<Vec<UntoldAlert>> },
 }
 
 /// Letters that are to be put under replay.
@@ -289,6 +293,29 @@ impl Store {
         self.read(|reply| Read::Groups { pipeline: pipeline.to_owned(), starts, reply }).await
     }
 
+    /// The oldest alerts of which a webhook has not been told all.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn untold_alerts(
+        &self,
+        pipeline: &str,
+        alert: &str,
+        limit: usize,
+    ) -> Result<Vec<UntoldAlert>, StoreError> {
+        let (pipeline, alert) = (pipeline.to_owned(), alert.to_owned());
+        self.read(|reply| Read::Untold { pipeline, alert, limit, reply }).await
+    }
+
+    /// Notes what a webhook was told.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn alerts_told(&self, pipeline: &str, alert: &str, told: Vec<ToldAlert>) -> Result<(), StoreError> {
+        let (pipeline, alert) = (pipeline.to_owned(), alert.to_owned());
+        self.job(|reply| Job::Told { pipeline, alert, told, reply }).await
+    }
+
     async fn job<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.jobs.try_send(job(reply)).map_err(|refused| unsent(&refused))?;
@@ -339,6 +366,9 @@ fn write_all<D: Database>(mut line: Line<D>, jobs: &Receiver<Job>) {
                             // Whatever became of it, what it has changed was thrown away.
                             live.lost();
                         }
+                        if let Some(news) = &flush.alerts.news {
+                            news.unknown();
+                        }
                         settle(&mut line, flush.definition.pipeline(), attempt, error)
                     }
                     (flushed, _) => flushed,
@@ -370,6 +400,14 @@ fn write_all<D: Database>(mut line: Line<D>, jobs: &Receiver<Job>) {
                     session.commit()
                 });
                 answer(reply, dropped);
+            }
+            Job::Told { pipeline, alert, told, reply } => {
+                let noted = line.run(|session| {
+                    session.begin()?;
+                    session.told(&pipeline, &alert, &told)?;
+                    session.commit()
+                });
+                answer(reply, noted);
             }
             Job::Replay { replay, reply } => answer(reply, line.run(|session| replay::number(session, &replay))),
         }
@@ -410,6 +448,9 @@ fn read_all<D: Database>(mut line: Line<D>, reads: &Receiver<Read>) {
             }
             Read::Groups { pipeline, starts, reply } => {
                 answer(reply, line.ask(|session| session.live_groups(&pipeline, &starts)));
+            }
+            Read::Untold { pipeline, alert, limit, reply } => {
+                answer(reply, line.ask(|session| session.untold(&pipeline, &alert, limit)));
             }
             Read::Numbered { pipeline, behind, bytes, reply } => {
                 answer(reply, line.ask(|session| session.numbered_letters(&pipeline, behind, bytes)));
