@@ -35,7 +35,7 @@ impl Feed {
 
     async fn follow(&mut self, cursor: &Cursor) -> Result<(), JournalError> {
         let mut head = self.recent.head();
-        let mut drained = false;
+        let mut drained = None;
         loop {
             head.mark_unchanged();
             match self.recent.next(cursor) {
@@ -53,9 +53,9 @@ impl Feed {
                 }
                 Next::Head => {
                     self.state(PipelineState::Running);
-                    let drain = self.drain.borrow_and_update().is_some();
-                    if drain && !drained {
-                        drained = true;
+                    let drain = *self.drain.borrow_and_update();
+                    if drain != drained {
+                        drained = drain;
                         if self.flush.send(FlushDue(FlushReason::Drain)).await.is_err() {
                             return Ok(());
                         }

@@ -1,17 +1,21 @@
 //! The command line: one file a verb, none of which knows another. What several verbs need lies beside them: `api` (the
-//! daemon's HTTP), `table` (what people see), `pace` (waiting), `shop` (made-up traffic), `error` (exit codes).
+//! daemon's HTTP), `table` (what people see), `lines` and `progress` (files and how far they are read), `pace` (waiting),
+//! `shop` (made-up traffic), `error` (exit codes).
 
 mod api;
+mod batch;
 mod demo;
 mod dlq;
 mod doctor;
 mod error;
 mod generate;
+mod lines;
 mod logging;
 mod migrate;
 mod pace;
 mod pipeline;
 mod plan;
+mod progress;
 mod query;
 mod run;
 mod send;
@@ -57,6 +61,7 @@ enum Verb {
     Validate(validate::Args),
     Plan(plan::Args),
     Migrate(migrate::Args),
+    Batch(batch::Args),
     Send(send::Args),
     Generate(generate::Args),
     Query(query::Args),
@@ -103,6 +108,7 @@ fn dispatch(verb: Verb) -> Result<(), CliError> {
         Verb::Validate(args) => validate::run(&args),
         Verb::Plan(args) => plan::run(&args),
         Verb::Migrate(args) => migrate::run(&args),
+        Verb::Batch(args) => batch::run(args),
         Verb::Send(args) => send::run(args),
         Verb::Generate(args) => generate::run(args),
         Verb::Query(args) => query::run(&args),

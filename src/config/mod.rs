@@ -36,6 +36,7 @@ pub use describe::describe;
 pub use enrich::EnrichTable;
 pub use load::{load, parse};
 pub use report::{Diagnostic, Report};
+pub use store_url::parse_store_url;
 pub use tokens::Tokens;
 pub use windows::stored_window;
 
