@@ -23,6 +23,7 @@ mod serve;
 mod shop;
 mod stats;
 mod table;
+mod test;
 mod torture;
 mod validate;
 
@@ -59,6 +60,7 @@ enum Verb {
     Run(run::Args),
     Demo(demo::Args),
     Validate(validate::Args),
+    Test(test::Args),
     Plan(plan::Args),
     Migrate(migrate::Args),
     Batch(batch::Args),
@@ -106,6 +108,7 @@ fn dispatch(verb: Verb) -> Result<(), CliError> {
         Verb::Run(args) => run::run(args),
         Verb::Demo(args) => demo::run(args),
         Verb::Validate(args) => validate::run(&args),
+        Verb::Test(args) => test::run(&args),
         Verb::Plan(args) => plan::run(&args),
         Verb::Migrate(args) => migrate::run(&args),
         Verb::Batch(args) => batch::run(args),

@@ -3,6 +3,7 @@
 mod address;
 mod aggregates;
 mod calls;
+mod cases;
 mod describe;
 mod enrich;
 mod expressions;
@@ -32,6 +33,7 @@ use crate::expr::{Expr, SqlType};
 use crate::window::{AggregateKind, LatePolicy, WatermarkSpec, WindowSpec};
 
 pub use self::redis::RedisConfig;
+pub use cases::{ExpectedLetter, ExpectedRow, TestConfig, TestStep};
 pub use describe::describe;
 pub use enrich::EnrichTable;
 pub use load::{load, parse};
@@ -59,6 +61,8 @@ pub struct Config {
     pub streams: Vec<StreamConfig>,
     /// In the order of the file.
     pub pipelines: Vec<PipelineConfig>,
+    /// In the order of the file.
+    pub tests: Vec<TestConfig>,
 }
 
 /// `[store]`
