@@ -6,7 +6,10 @@ mod support;
 
 mod backpressure;
 mod bad_input;
+mod batch;
+mod cases;
 mod change;
+mod completions;
 mod crash;
 mod dead_letters;
 mod determinism;

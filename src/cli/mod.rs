@@ -4,6 +4,7 @@
 
 mod api;
 mod batch;
+mod completions;
 mod demo;
 mod dlq;
 mod doctor;
@@ -29,7 +30,7 @@ mod validate;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use error::{CliError, EXIT_USAGE};
 
@@ -42,6 +43,7 @@ use error::{CliError, EXIT_USAGE};
     after_help = "\
 Examples:
   tidemill demo
+  tidemill test tidemill.toml
   tidemill run tidemill.toml
   tidemill generate --rate 1000 | tidemill send 127.0.0.1:7600
   tidemill query page_views --now
@@ -72,6 +74,7 @@ enum Verb {
     Pipeline(pipeline::Args),
     Doctor(doctor::Args),
     Torture(torture::Args),
+    Completions(completions::Args),
 }
 
 /// Runs the program: reads the arguments, does what they say, and answers with a code of sysexits.
@@ -120,13 +123,12 @@ fn dispatch(verb: Verb) -> Result<(), CliError> {
         Verb::Pipeline(args) => pipeline::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Torture(args) => torture::run(&args),
+        Verb::Completions(args) => completions::run(&args, Cli::command()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -16,9 +16,6 @@ use crate::limits::OVERLONG_LINE_KEPT_BYTES;
 use crate::pipeline::StageRegistry;
 use crate::store::{Query, ResultRows, Store, StoreError};
 
-/// Bytes of a journal: each pipeline keeps up with it, and nothing is kept for later.
-const JOURNAL_BYTES: u64 = 256 * 1024 * 1024;
-
 /// How a system without edges ends before its work is done.
 #[derive(Debug, thiserror::Error)]
 pub enum OfflineError {
@@ -38,20 +35,21 @@ pub struct Offline {
 impl Offline {
     /// Runs work on a system, on this thread, until it is done or the system can no longer do it; then ends it, and waits
     /// until its store is closed. The config's store is used as it is; its folders, addresses and Redis are not touched.
+    /// A journal has so many bytes, in which nothing is kept for later.
     ///
     /// # Errors
     /// Where it does not start, or a pipeline or a journal stops meanwhile.
     pub fn run<T>(
         config: Config,
         clock: Clock,
-        windows: usize,
+        (windows, journal_bytes): (usize, u64),
         work: impl AsyncFnOnce(&Self) -> T,
     ) -> Result<T, OfflineError> {
         let folder = tempfile::Builder::new().prefix("tidemill-").tempdir().map_err(|source| {
             let path = std::env::temp_dir();
             StartError::System(SystemError::Journal(JournalError::Io { path, source }))
         })?;
-        let config = without_edges(config, folder.path());
+        let config = without_edges(config, folder.path(), journal_bytes);
         if let Some(name) = unregistered(&config, |_| false) {
             return Err(StartError::Stage(name).into());
         }
@@ -210,14 +208,14 @@ fn without_cr(line: &[u8]) -> &[u8] {
 }
 
 /// What only a daemon has: addresses, Redis, a past and a later.
-fn without_edges(mut config: Config, folder: &std::path::Path) -> Config {
+fn without_edges(mut config: Config, folder: &std::path::Path, journal_bytes: u64) -> Config {
     config.data_dir = folder.to_owned();
     config.store.migrate = true;
     config.redis = None;
     for stream in &mut config.streams {
         stream.tcp = None;
         stream.durability = Durability::Os;
-        stream.journal_limit_bytes = JOURNAL_BYTES.max(4 * stream.max_line_bytes as u64);
+        stream.journal_limit_bytes = journal_bytes.max(4 * stream.max_line_bytes as u64);
         stream.journal_keep_ms = 0;
     }
     for pipeline in &mut config.pipelines {

@@ -30,6 +30,8 @@ use files::Input;
 use out::Out;
 use windows::{Closing, without_clock};
 
+/// Bytes of a stream's journal in the temporary folder: pipelines that are behind by as much hold up the reading.
+const JOURNAL_BYTES: u64 = 256 * 1024 * 1024;
 /// Chunks that are read ahead.
 const CHUNKS_AHEAD: usize = 4;
 /// Reasons of letters that are printed.
@@ -101,7 +103,8 @@ pub(super) fn run(args: Args) -> Result<(), CliError> {
             }),
         }
     };
-    let done = Offline::run(config, Clock::stamped(TIME_MAX_MS), usize::from(args.window_actors), work);
+    let done =
+        Offline::run(config, Clock::stamped(TIME_MAX_MS), (usize::from(args.window_actors), JOURNAL_BYTES), work);
     let took = clock.elapsed();
     let account = match done {
         Ok(Ok(account)) => account,

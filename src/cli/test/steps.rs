@@ -9,6 +9,9 @@ use crate::daemon::Offline;
 use crate::limits::RESULT_ROWS_MAX;
 use crate::store::{LetterFilter, ResultRows, StoredLetter};
 
+/// A journal's least: a test has few lines, and begins with a journal.
+const JOURNAL_BYTES: u64 = 8 * 1024 * 1024;
+
 /// What is there behind a step.
 #[derive(Default)]
 pub(super) struct Seen {
@@ -45,7 +48,7 @@ pub(super) fn run(
         }
         Ok(seen)
     };
-    Offline::run(config, clock.clone(), 1, work).map_err(|error| error.to_string())?
+    Offline::run(config, clock.clone(), (1, JOURNAL_BYTES), work).map_err(|error| error.to_string())?
 }
 
 async fn take(offline: &Offline, clock: &Clock, pipeline: &PipelineConfig, step: &TestStep) -> Result<Seen, String> {
