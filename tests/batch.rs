@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
+use crate::support::postgres::{shared, unique_schema};
 use crate::support::weblog::{START, table, web_log};
 use crate::support::{Mill, sql, tidemill, wait_until};
 
@@ -243,6 +244,25 @@ fn what_cannot_be_is_said_before_anything_is_done() {
     // A stream without files is left out, with its pipelines.
     let out = made(&mill, &["--input", "web=log.ndjson"], "web.db");
     assert_eq!(sql(&out, "SELECT CAST(count(*) AS TEXT) AS r FROM pipelines WHERE name LIKE '%other%'"), ["0"]);
+}
+
+#[test]
+fn postgresql_gets_the_same_rows_once() {
+    let mill = Mill::new(CONFIG);
+    write(&mill, "log.ndjson", &log());
+    let out = made(&mill, &["--input", "log.ndjson"], "out.db");
+    let (url, schema) = (shared().url(), unique_schema());
+    let arguments = ["--input", "log.ndjson", "--out", &url, "--schema", &schema];
+    let output = batch(&mill, &arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for view in ["views", "visits", "rate", "months"] {
+        let count = "count(*) || ' ' || sum(CASE WHEN closed THEN 1 ELSE 0 END) || ' ' || count(revised_at) || ' ' || \
+                     sum(window_start_ms)";
+        let rows = sql(&out, &format!("SELECT {count} AS r FROM {view}"));
+        assert_eq!(shared().psql(&format!("SELECT {count} FROM {schema}.{view}")).trim(), rows[0], "{view}");
+    }
+    let said = refused(&mill, &arguments, 78);
+    assert!(said.contains(&format!("DROP SCHEMA {schema} CASCADE")), "{said}");
 }
 
 #[test]

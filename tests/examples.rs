@@ -53,6 +53,8 @@ fn every_config_of_the_readme_is_valid() {
         std::fs::write(mill.path().join("teams.csv"), "country,team\nNL,north\n").unwrap();
         let output = tidemill().arg("validate").arg(mill.config()).output().unwrap();
         assert!(output.status.success(), "{block}\n{}", String::from_utf8_lossy(&output.stderr));
+        let output = tidemill().arg("test").arg(mill.config()).output().unwrap();
+        assert!(output.status.success(), "{block}\n{}", String::from_utf8_lossy(&output.stdout));
     }
 }
 
