@@ -210,15 +210,15 @@ letters = [{ kind = "late" }]
     }
     let expected = r#"FAILED  wrong in each way (tidemill.toml:1)
         pipeline views, rows: 1 not as expected, 1 missing, 1 not expected, 1 as expected
-          window_start         path            views  last_status
-        - ·                    /               2      200          expected (line 11)
-        + 2026-11-21 12:00:00  /               1      "200"        is there
-                                               ^^^^^  ^^^^^^^^^^^
-        - 2026-11-21 12:01:00  /b              ·      ·            expected (line 12), but not there
-        + 2026-11-21 12:00:00  /a\u{1b}[31m    1      NULL         there, but not expected
+          window_start         path          views  last_status
+        - ·                    /             2      200          expected (line 11)
+        + 2026-11-21 12:00:00  /             1      "200"        is there
+                                             ^^^^^  ^^^^^^^^^^^
+        - 2026-11-21 12:01:00  /b            ·      ·            expected (line 12), but not there
+        + 2026-11-21 12:00:00  /a\u{1b}[31m  1      NULL         there, but not expected
         pipeline views, letters: 1 missing, 1 not expected
           kind  stage  event          reason
-        - late  ·      ·              ·                                              expected (line 15), but not there
+        - late  ·      ·              ·                                             expected (line 15), but not there
         + time  time   {"ts":"soon"}  ts is no time in the years 1 to 9999: 'soon'  there, but not expected
 
 0 passed, 1 failed
