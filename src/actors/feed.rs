@@ -20,7 +20,7 @@ pub struct Feed {
     pub to: Outlet<Records>,
     pub flush: Outlet<FlushDue>,
     pub stats: Arc<PipelineStats>,
-    /// Set when the daemon stops: flush when all up to there is read.
+    /// Set when the daemon stops, or somebody waits for a commit: flush when all up to there is read.
     pub drain: watch::Receiver<Option<Position>>,
 }
 
