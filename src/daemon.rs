@@ -1,5 +1,7 @@
 //! The daemon, embedded or not: puts the edges around the actor system, on a thread of its own.
 
+mod offline;
+
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +25,8 @@ use crate::pipeline::{AsyncStage, CustomStage, Event, Outcome, StageError, Stage
 use crate::sender::StreamSender;
 use crate::store::{Query, ResultRows, StoreError};
 use crate::webhooks::Webhooks;
+
+pub(crate) use offline::{Offline, OfflineError};
 
 /// At most so long a stopping daemon waits for its pipelines.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -297,7 +301,8 @@ async fn assemble(mill: Tidemill, reloads: Reloads, stop: &watch::Receiver<bool>
     let address_of = |listener: &TcpListener, wanted| listener.local_addr().unwrap_or(wanted);
     let http = address_of(&http_listener, http_config.listen);
 
-    let system = System::start(SystemOptions { config, registry, windows, clock, sync, accept_plan }).await?;
+    let options = SystemOptions { config, registry, windows, clock, sync, accept_plan, is_paced: true };
+    let system = System::start(options).await?;
     let mut face = Face {
         http,
         tcp: Vec::new(),

@@ -4,6 +4,7 @@ mod address;
 mod aggregates;
 mod alerts;
 mod calls;
+mod cases;
 mod describe;
 mod enrich;
 mod expressions;
@@ -34,10 +35,12 @@ use crate::window::{AggregateKind, Bounds, LatePolicy, WatermarkSpec, WindowSpec
 
 pub use self::redis::RedisConfig;
 pub use alerts::{AlertConfig, Webhook};
+pub use cases::{ExpectedLetter, ExpectedRow, TestConfig, TestStep};
 pub use describe::describe;
 pub use enrich::EnrichTable;
 pub use load::{load, parse};
 pub use report::{Diagnostic, Report};
+pub use store_url::parse_store_url;
 pub use tokens::Tokens;
 pub use windows::stored_window;
 
@@ -60,6 +63,8 @@ pub struct Config {
     pub streams: Vec<StreamConfig>,
     /// In the order of the file.
     pub pipelines: Vec<PipelineConfig>,
+    /// In the order of the file.
+    pub tests: Vec<TestConfig>,
 }
 
 /// `[store]`

@@ -43,6 +43,7 @@ enum Read {
     Letter { id: LetterId, reply: Reply<Option<StoredLetter>> },
     Reasons { filter: LetterFilter, limit: usize, reply: Reply<Vec<LetterReason>> },
     Registered { reply: Reply<Vec<Registered>> },
+    Count { pipeline: String, reply: Reply<u64> },
     Live { pipeline: String, after: Option<i64>, behind: Option<LivePlace>, limit: usize, reply: Reply<LivePage> },
     Groups { pipeline: String, starts: Vec<i64>, reply: Reply<Vec<(i64, String)>> },
     Numbered { pipeline: String, behind: u64, bytes: usize, reply: Reply<Vec<(u64, Replayed)>> },
@@ -72,6 +73,8 @@ pub struct Replay {
 pub struct Store {
     jobs: Sender<Job>,
     reads: Sender<Read>,
+    /// Each of its threads holds the other end, and sends nothing.
+    threads: Receiver<()>,
 }
 
 impl Store {
@@ -127,8 +130,10 @@ impl Store {
     fn over<D: Database>(database: &D, writers: usize, migrate: bool) -> Result<Self, StoreError> {
         let (jobs, work) = bounded(WAITING_JOBS_MAX);
         let (opened, first) = bounded(1);
+        let (alive, threads) = bounded(0);
         for writer in 0..writers {
             let (database, work, opened) = (database.clone(), work.clone(), opened.clone());
+            let alive = alive.clone();
             spawn("store", move || {
                 let mut line = Line::new(database, Access::Write, migrate);
                 if writer == 0 {
@@ -136,6 +141,7 @@ impl Store {
                     let _ = opened.send(line.run(|_| Ok(())));
                 }
                 write_all(line, &work);
+                drop(alive);
             })?;
         }
         match first.recv().unwrap_or_else(|_| Err(ended())) {
@@ -145,8 +151,16 @@ impl Store {
         }
         let (reads, work) = bounded(WAITING_JOBS_MAX);
         let database = database.clone();
-        spawn("store reader", move || read_all(Line::new(database, Access::Read, migrate), &work))?;
-        Ok(Self { jobs, reads })
+        spawn("store reader", move || {
+            read_all(Line::new(database, Access::Read, migrate), &work);
+            drop(alive);
+        })?;
+        Ok(Self { jobs, reads, threads })
+    }
+
+    /// Gives a channel that ends with its threads, that is when the last handle is gone and all connections are closed.
+    pub fn ended(&self) -> Receiver<()> {
+        self.threads.clone()
     }
 
     /// Registers a pipeline (or a stream's intake under the name `@<stream>`, which has no views), makes its views, takes
@@ -187,6 +201,14 @@ impl Store {
     /// As the store answers; `TooMuch` where there are too many.
     pub async fn merged(&self, merge: Merge) -> Result<ResultRows, StoreError> {
         self.read(|reply| Read::Merged { merge, reply }).await
+    }
+
+    /// How many rows a pipeline has.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn count_rows(&self, pipeline: &str) -> Result<u64, StoreError> {
+        self.read(|reply| Read::Count { pipeline: pipeline.to_owned(), reply }).await
     }
 
     /// Dead letters, the latest positions of each stream first, behind one of them; the beginnings of their lines.
@@ -443,6 +465,7 @@ fn read_all<D: Database>(mut line: Line<D>, reads: &Receiver<Read>) {
                 answer(reply, line.ask(|session| session.letter_reasons(&filter, limit as i64)));
             }
             Read::Registered { reply } => answer(reply, line.ask(Session::all_registered)),
+            Read::Count { pipeline, reply } => answer(reply, line.ask(|session| session.count_rows(&pipeline))),
             Read::Live { pipeline, after, behind, limit, reply } => {
                 answer(reply, line.ask(|session| session.live_rows(&pipeline, after, behind.as_ref(), limit)));
             }

@@ -360,7 +360,7 @@ pub struct Query {
 }
 
 /// Rows of a view.
-#[derive(Clone, PartialEq, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, PartialEq, Default, Debug, serde::Serialize, serde::Deserialize)]
 pub struct ResultRows {
     /// The view's columns.
     pub columns: Vec<String>,

@@ -60,6 +60,8 @@ pub(super) trait Session: AlertTables {
     fn registered(&mut self, pipeline: &str) -> Result<Option<Registered>, StoreError>;
     /// All pipelines that are registered, intakes included, ordered.
     fn all_registered(&mut self) -> Result<Vec<Registered>, StoreError>;
+    /// How many rows a pipeline has.
+    fn count_rows(&mut self, pipeline: &str) -> Result<u64, StoreError>;
     /// Gives a pipeline another definition, and notes its added aggregates (JSON).
     fn amend(&mut self, pipeline: &str, definition: &str, hash: &str, added: &str) -> Result<(), StoreError>;
     /// Gives a pipeline another definition as a new revision, and deletes what that makes anew.

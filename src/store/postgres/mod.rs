@@ -127,6 +127,11 @@ impl Session for PostgresSession {
         plain::all_registered(&mut self.connection)
     }
 
+    fn count_rows(&mut self, pipeline: &str) -> Result<u64, StoreError> {
+        self.state.clear();
+        plain::count_rows(&mut self.connection, pipeline)
+    }
+
     fn amend(&mut self, pipeline: &str, definition: &str, hash: &str, added: &str) -> Result<(), StoreError> {
         plain::amend(&mut self.connection, pipeline, definition, hash, added)
     }

@@ -129,6 +129,10 @@ impl Session for SqliteSession {
         plain::all_registered(&mut self.connection)
     }
 
+    fn count_rows(&mut self, pipeline: &str) -> Result<u64, StoreError> {
+        plain::count_rows(&mut self.connection, pipeline)
+    }
+
     fn amend(&mut self, pipeline: &str, definition: &str, hash: &str, added: &str) -> Result<(), StoreError> {
         plain::amend(&mut self.connection, pipeline, definition, hash, added)
     }
