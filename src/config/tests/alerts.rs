@@ -74,7 +74,7 @@ fn every_mistake_is_told_at_its_place() {
     );
     one("a = { when = \"views > 1\", webhook = \"file:///x\" }", "8:37 `pipelines.p.alerts.a.webhook` is no URL");
     one("a = { when = \"views > 1\", wehn = 1 }", "8:27 unknown key `pipelines.p.alerts.a.wehn`");
-    one("a = { for = \"1m\" }", "8:5 `when` is missing in pipelines.p.alerts.a");
+    one("a = { for = \"1m\" }", "8:1 `when` is missing in pipelines.p.alerts.a");
     one("a = 1", "8:5 `pipelines.p.alerts.a` cannot be a number");
     one("A = { when = \"views > 1\" }", "8:1 `A` cannot be the name of an alert");
     let sessions = alerts("a = { when = \"previous(views) > 1\" }").replace("tumbling", "session");
