@@ -15,6 +15,7 @@ pub struct Clock(Source);
 #[derive(Clone)]
 enum Source {
     System { started: Instant, steps: Option<Steps> },
+    Stamped { started: Instant, wall_ms: i64 },
     Manual(Arc<Manual>),
 }
 
@@ -30,6 +31,12 @@ impl Clock {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
     pub fn system() -> Self {
         Self(Source::System { started: Instant::now(), steps: Steps::from_env() })
+    }
+
+    /// The machine's clock for how long something takes, and a wall time that stands.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
+    pub fn stamped(wall_ms: i64) -> Self {
+        Self(Source::Stamped { started: Instant::now(), wall_ms })
     }
 
     /// A clock that stands until it is turned by hand.
@@ -49,6 +56,7 @@ impl Clock {
                 };
                 wall + steps.map_or(0, |steps| steps.at(self.elapsed()))
             }
+            Source::Stamped { wall_ms, .. } => *wall_ms,
             Source::Manual(manual) => manual.now.lock().0,
         }
     }
@@ -57,7 +65,7 @@ impl Clock {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
     pub fn elapsed(&self) -> Duration {
         match &self.0 {
-            Source::System { started, .. } => Instant::now().duration_since(*started),
+            Source::System { started, .. } | Source::Stamped { started, .. } => Instant::now().duration_since(*started),
             Source::Manual(manual) => manual.now.lock().1,
         }
     }
@@ -66,7 +74,7 @@ impl Clock {
     #[expect(clippy::disallowed_methods, reason = "the one place that sleeps")]
     pub async fn sleep(&self, duration: Duration) {
         match &self.0 {
-            Source::System { .. } => tokio::time::sleep(duration).await,
+            Source::System { .. } | Source::Stamped { .. } => tokio::time::sleep(duration).await,
             Source::Manual(manual) => {
                 let until = self.elapsed() + duration;
                 let mut turned = manual.turned.subscribe();
@@ -79,7 +87,7 @@ impl Clock {
     /// Holds this thread for so long (the machine's clock only; a manual clock does not hold threads).
     #[expect(clippy::disallowed_methods, reason = "the one place that sleeps")]
     pub fn block(&self, duration: Duration) {
-        if let Source::System { .. } = self.0 {
+        if !matches!(self.0, Source::Manual(_)) {
             std::thread::sleep(duration);
         }
     }

@@ -1,5 +1,7 @@
 //! The daemon, embedded or not: puts the edges around the actor system, on a thread of its own.
 
+mod offline;
+
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +24,9 @@ use crate::live::Live;
 use crate::pipeline::{AsyncStage, CustomStage, Event, Outcome, StageError, StageRegistry};
 use crate::sender::StreamSender;
 use crate::store::{Query, ResultRows, StoreError};
+use crate::webhooks::Webhooks;
+
+pub(crate) use offline::{Offline, OfflineError};
 
 /// At most so long a stopping daemon waits for its pipelines.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -203,7 +208,7 @@ struct Face {
 async fn live(mill: Tidemill, began: oneshot::Sender<Result<Face, StartError>>, mut stop: watch::Receiver<bool>) {
     let (file, clock) = (mill.file.clone(), mill.clock.clone());
     let (reloads, mut asked) = Reloads::new();
-    let (face, mut system, inputs, server, redis) = match assemble(mill, reloads, &stop).await {
+    let (face, mut system, inputs, server, redis, webhooks) = match assemble(mill, reloads, &stop).await {
         Ok(parts) => parts,
         Err(error) => {
             // Whoever started it may have gone.
@@ -215,6 +220,7 @@ async fn live(mill: Tidemill, began: oneshot::Sender<Result<Face, StartError>>, 
     let server = actix_web::rt::spawn(server);
     let (finish, finishes) = watch::channel(false);
     let redis = redis.map(|redis| actix_web::rt::spawn(redis.run(finishes)));
+    let webhooks = actix_web::rt::spawn(webhooks.run());
     if began.send(Ok(face)).is_ok() {
         loop {
             tokio::select! {
@@ -241,6 +247,8 @@ async fn live(mill: Tidemill, began: oneshot::Sender<Result<Face, StartError>>, 
     if !system.drain(SHUTDOWN_TIMEOUT).await {
         log::warn!("not all is in the store yet; the journal has it, and the next start goes on from there");
     }
+    // What nobody was told of yet is told by the next start.
+    webhooks.abort();
     finish.send_replace(true);
     if let Some(redis) = redis {
         // What it does not get any more, the next start writes again.
@@ -276,12 +284,13 @@ async fn reload(system: &mut System, file: Option<&Path>, accept_plan: Option<&s
     system.reload(config, accept_plan).await
 }
 
-type Parts = (Face, System, Vec<oneshot::Receiver<()>>, actix_web::dev::Server, Option<Live>);
+type Parts = (Face, System, Vec<oneshot::Receiver<()>>, actix_web::dev::Server, Option<Live>, Webhooks);
 
 /// Listens first (an address in use must not touch any data), then starts the system, then opens the edges.
 async fn assemble(mill: Tidemill, reloads: Reloads, stop: &watch::Receiver<bool>) -> Result<Parts, StartError> {
     let Tidemill { config, file: _, registry, windows, clock, sync, accept_plan } = mill;
     let (http_config, redis, live_clock) = (config.http.clone(), config.redis.clone(), clock.clone());
+    let webhooks_clock = clock.clone();
     let mut listeners = Vec::new();
     for stream in &config.streams {
         if let Some(address) = stream.tcp {
@@ -292,7 +301,8 @@ async fn assemble(mill: Tidemill, reloads: Reloads, stop: &watch::Receiver<bool>
     let address_of = |listener: &TcpListener, wanted| listener.local_addr().unwrap_or(wanted);
     let http = address_of(&http_listener, http_config.listen);
 
-    let system = System::start(SystemOptions { config, registry, windows, clock, sync, accept_plan }).await?;
+    let options = SystemOptions { config, registry, windows, clock, sync, accept_plan, is_paced: true };
+    let system = System::start(options).await?;
     let mut face = Face {
         http,
         tcp: Vec::new(),
@@ -325,7 +335,8 @@ async fn assemble(mill: Tidemill, reloads: Reloads, stop: &watch::Receiver<bool>
         source,
     })?;
     let redis = redis.map(|redis| Live::new(redis, &system.live(), system.store(), system.stats(), live_clock));
-    Ok((face, system, inputs, server, redis))
+    let webhooks = Webhooks::new(&system.alerts(), system.store(), webhooks_clock);
+    Ok((face, system, inputs, server, redis, webhooks))
 }
 
 fn listen(what: &str, address: SocketAddr) -> Result<TcpListener, StartError> {

@@ -14,6 +14,7 @@
 //! | [`store`] | one transaction moves results, state, letters, account and checkpoint |
 //! | [`config`] | TOML in, a checked config or all its errors out |
 //! | [`live`] | live values, in Redis |
+//! | [`webhooks`] | alerts, to whoever is to be told |
 //! | [`http`] | bodies of events; health, stats, rows, orders to pipelines; who may |
 //! | [`cli`] | the verbs |
 //! | [`moments`] | where the crash test kills, in test builds |
@@ -65,6 +66,7 @@ pub mod http;
 pub mod input;
 pub mod live;
 mod sender;
+pub mod webhooks;
 
 mod daemon;
 

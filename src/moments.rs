@@ -1,4 +1,4 @@
-//! Named moments: places in the code at which the project's own crash test kills the process, five faults that it must
+//! Named moments: places in the code at which the project's own crash test kills the process, six faults that it must
 //! notice, and two by which a disk fails. They are points of the crate `fail`, and in builds without its feature
 //! `failpoints` there is nothing at those places: only a test build has them.
 //!
@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// All moments, in the order of an event's way.
-pub const MOMENTS: [&str; 29] = [
+pub const MOMENTS: [&str; 30] = [
     // A generation's start: the transaction that takes the fence, and the actors that are built then.
     "fence-before-commit",
     "fence-after-commit",
@@ -42,6 +42,7 @@ pub const MOMENTS: [&str; 29] = [
     "flush-rows",
     "flush-panes",
     "flush-letters",
+    "flush-alerts",
     "flush-corrections",
     "flush-before-checkpoint",
     "flush-before-commit",
@@ -54,8 +55,14 @@ pub const MOMENTS: [&str; 29] = [
 ];
 
 /// All faults: what each breaks is said where it is.
-pub const SABOTAGES: [&str; 5] =
-    ["checkpoint-apart", "barrier-before-letters", "no-fsync-wait", "numbers-in-heads-only", "corrections-twice"];
+pub const SABOTAGES: [&str; 6] = [
+    "checkpoint-apart",
+    "barrier-before-letters",
+    "no-fsync-wait",
+    "numbers-in-heads-only",
+    "corrections-twice",
+    "alerts-of-open-rows",
+];
 
 /// What a disk can fail at.
 const BAD_DISK_AT: [&str; 2] = ["journal-write", "journal-fsync"];

@@ -31,6 +31,21 @@ fn every_example_config_is_valid() {
 }
 
 #[test]
+fn the_tests_of_every_example_pass() {
+    let mut seen = 0;
+    for entry in std::fs::read_dir(Path::new(ROOT).join("examples")).unwrap() {
+        let path = entry.unwrap().path();
+        let is_config = path.extension().is_some_and(|extension| extension == "toml");
+        if is_config && std::fs::read_to_string(&path).unwrap().contains("[[tests]]") {
+            let output = tidemill().arg("test").arg(&path).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+            seen += 1;
+        }
+    }
+    assert!(seen >= 2, "{seen} examples with tests");
+}
+
+#[test]
 fn every_config_of_the_readme_is_valid() {
     for block in blocks("toml") {
         let mill = Mill::new("");
@@ -38,6 +53,8 @@ fn every_config_of_the_readme_is_valid() {
         std::fs::write(mill.path().join("teams.csv"), "country,team\nNL,north\n").unwrap();
         let output = tidemill().arg("validate").arg(mill.config()).output().unwrap();
         assert!(output.status.success(), "{block}\n{}", String::from_utf8_lossy(&output.stderr));
+        let output = tidemill().arg("test").arg(mill.config()).output().unwrap();
+        assert!(output.status.success(), "{block}\n{}", String::from_utf8_lossy(&output.stdout));
     }
 }
 

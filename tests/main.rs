@@ -4,10 +4,14 @@
 
 mod support;
 
+mod alerts;
 mod backpressure;
 mod bad_input;
+mod batch;
 mod bounds;
+mod cases;
 mod change;
+mod completions;
 mod crash;
 mod dead_letters;
 mod determinism;

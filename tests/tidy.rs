@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Which floor a room is on: a file imports only from floors below, or from its own room.
-const FLOORS: [(&str, u8); 20] = [
+const FLOORS: [(&str, u8); 21] = [
     ("limits", 1),
     ("clock", 1),
     ("moments", 1),
@@ -20,6 +20,7 @@ const FLOORS: [(&str, u8); 20] = [
     ("input", 7),
     ("http", 7),
     ("live", 7),
+    ("webhooks", 7),
     ("sender", 7),
     ("daemon", 8),
     ("lib", 8),

@@ -1,4 +1,4 @@
-//! The crash test that users run, too: it finds nothing on either store, and it finds each of five faults.
+//! The crash test that users run, too: it finds nothing on either store, and it finds each of six faults.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -96,8 +96,14 @@ fn twenty_rounds_on_postgres_whose_server_is_killed_too_lose_nothing_and_count_n
 #[test]
 fn each_fault_is_found() {
     // Each at the moment that shows it most; any other would do, too, if one waits.
-    let shown_at =
-        ["flush-before-checkpoint", "barrier-after", "journal-before-write", "journal-after-fsync", "flush-told"];
+    let shown_at = [
+        "flush-before-checkpoint",
+        "barrier-after",
+        "journal-before-write",
+        "journal-after-fsync",
+        "flush-told",
+        "flush-alerts",
+    ];
     for (fault, moment) in SABOTAGES.into_iter().zip(shown_at) {
         let Verdict { code, json, said } = torture(&["--rounds", "5", "--seed", "4", "--moment", moment], Some(fault));
         assert_eq!((code, &json["ok"]), (Some(1), &false.into()), "{fault}: {json:#}");
@@ -109,6 +115,9 @@ fn each_fault_is_found() {
             "checkpoint-apart" | "corrections-twice" => {
                 assert!(json["differences_sent"].as_u64() > Some(0), "{json:#}");
                 assert!(json["differences_undisturbed"].as_u64() > Some(0), "{json:#}");
+            }
+            "alerts-of-open-rows" => {
+                assert!(json["examples"].to_string().contains("alert tumbling busy"), "{json:#}");
             }
             // Where what became of a replay is lost, it never ends.
             "barrier-before-letters" => {

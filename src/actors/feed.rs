@@ -20,7 +20,7 @@ pub struct Feed {
     pub to: Outlet<Records>,
     pub flush: Outlet<FlushDue>,
     pub stats: Arc<PipelineStats>,
-    /// Set when the daemon stops: flush when all up to there is read.
+    /// Set when the daemon stops, or somebody waits for a commit: flush when all up to there is read.
     pub drain: watch::Receiver<Option<Position>>,
 }
 
@@ -35,7 +35,7 @@ impl Feed {
 
     async fn follow(&mut self, cursor: &Cursor) -> Result<(), JournalError> {
         let mut head = self.recent.head();
-        let mut drained = false;
+        let mut drained = None;
         loop {
             head.mark_unchanged();
             match self.recent.next(cursor) {
@@ -53,9 +53,9 @@ impl Feed {
                 }
                 Next::Head => {
                     self.state(PipelineState::Running);
-                    let drain = self.drain.borrow_and_update().is_some();
-                    if drain && !drained {
-                        drained = true;
+                    let drain = *self.drain.borrow_and_update();
+                    if drain != drained {
+                        drained = drain;
                         if self.flush.send(FlushDue(FlushReason::Drain)).await.is_err() {
                             return Ok(());
                         }

@@ -20,7 +20,8 @@ use crate::config::LetterLimit;
 use crate::event::{Account, Position};
 use crate::journal::{Journal, Progress};
 use crate::store::{
-    Change, Checkpoint, Chunk, Definition, Fence, Flush as Transaction, Flushed, LiveRows, Revision, Store, StoreError,
+    AlertFlush, Change, Checkpoint, Chunk, Definition, Fence, Flush as Transaction, Flushed, LiveRows, Revision, Store,
+    StoreError,
 };
 
 /// Pieces that are on their way to the store at most: more than the parts' credit lets through.
@@ -90,6 +91,7 @@ pub struct FlushContext {
     pub revise: Option<Revision>,
     pub letters: LetterLimit,
     pub live: Option<Arc<LiveRows>>,
+    pub alerts: AlertFlush,
     /// The account that the generation began with.
     pub base: Account,
     pub parts: usize,
@@ -195,6 +197,7 @@ impl Work {
             revise: self.context.revise,
             letters: self.context.letters,
             live: self.context.live.clone(),
+            alerts: AlertFlush { watermark: open.barrier.checkpoint.watermark, ..self.context.alerts.clone() },
             chunks: received,
             reply,
         });
@@ -237,6 +240,7 @@ impl Work {
     fn committed(&mut self, barrier: &Barrier, checkpoint: Checkpoint, all: Share, flushed: Flushed, took: Duration) {
         self.pause = Duration::ZERO;
         self.context.revise = None;
+        self.context.alerts.first = false;
         fail::fail_point!("flush-told");
         let context = &self.context;
         context.open_bytes.fetch_sub(all.letter_bytes, Ordering::Relaxed);

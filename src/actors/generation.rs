@@ -21,7 +21,7 @@ use super::window::{Window, WindowOutput};
 use crate::clock::Clock;
 use crate::config::PipelineConfig;
 use crate::pipeline::{IntakeOperator, StageOperator};
-use crate::store::{Change, Snapshot, StoreError};
+use crate::store::{AlertFlush, Change, Snapshot, StoreError};
 use crate::window::{FirstRecord, OTHER_ROW, Open, Operator as WindowOperator, OperatorConfig, Others, Watermark};
 
 /// Bytes of the mailboxes in front of stage, each window, DeadLetter, and of each part of an epoch at Flush.
@@ -137,6 +137,7 @@ impl Pipeline {
             revise: snapshot.revise,
             letters: self.letters,
             live: self.live.clone(),
+            alerts: AlertFlush { watermark: None, first: true, news: self.alerts.clone() },
             base: snapshot.checkpoint.account,
             parts: windows + 1,
             progress: self.journal.progress(),

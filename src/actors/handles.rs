@@ -5,8 +5,8 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, watch};
 
-use super::mailbox::Outlet;
-use super::messages::{Body, Claim, Lines, Sync};
+use super::mailbox::{Closed, Outlet};
+use super::messages::{Body, Claim, Lines, Sync, Tick};
 use super::orders::{Order, OrderError, Orders, Standing, Verb};
 use super::recent::Recent;
 use super::replay::{Replays, Wanted};
@@ -36,6 +36,7 @@ pub struct StreamHandle {
     pub arbiter: actix::ArbiterHandle,
     /// What paces.
     pub clock: Clock,
+    pub(super) tick: Outlet<Tick>,
     /// A reload may ask for more fields.
     pub(super) decoders: watch::Receiver<Decoder>,
     pub(super) head: watch::Receiver<Position>,
@@ -45,6 +46,14 @@ impl StreamHandle {
     /// Decodes its lines, with the fields that its pipelines name now.
     pub fn decoder(&self) -> Decoder {
         self.decoders.borrow().clone()
+    }
+
+    /// Tells Ingest of silence, in a system that does not do it by itself.
+    ///
+    /// # Errors
+    /// Where Ingest has ended.
+    pub async fn silence(&self, silence_ms: u32) -> Result<(), Closed> {
+        self.tick.send(Tick { silence_ms }).await
     }
 }
 
@@ -142,6 +151,12 @@ impl PipelineHandle {
     /// Where it does not run, a replay is under way, or the store does not answer.
     pub async fn replay(&self, wanted: Wanted) -> Result<u64, OrderError> {
         self.replays.start(wanted).await
+    }
+
+    /// Why it has stopped, if it has.
+    pub fn stopped(&self) -> Option<String> {
+        let view = self.stats.inner.lock();
+        view.state.is_stopped().then(|| view.error.clone().unwrap_or_default())
     }
 
     /// Its stream.

@@ -1,6 +1,7 @@
 //! The only room that knows actix: typed messages through byte-bounded mailboxes. `system.rs` is the topology,
 //! `messages.rs` what travels.
 
+mod alerts;
 mod dead_letter;
 mod feed;
 mod flush;
@@ -27,6 +28,8 @@ pub(crate) mod tests;
 mod ticks;
 mod window;
 
+pub use alerts::{AlertFeeds, AlertStats};
+pub use flush::jittered;
 pub use handles::{PipelineHandle, Pipelines, StreamHandle};
 pub use live::{LiveFeed, LiveFeeds};
 pub use mailbox::{Closed, NotSent, Outlet};

@@ -11,7 +11,7 @@ use super::pipeline::{Lost, Pipeline, Unbegun};
 use super::stats::PipelineState;
 use crate::event::{Account, Position, replay_name};
 use crate::journal::{JournalError, Progress};
-use crate::store::{Change, Checkpoint, Chunk, Flush, Snapshot, StoreError};
+use crate::store::{AlertFlush, Change, Checkpoint, Chunk, Flush, Snapshot, StoreError};
 
 /// Orders that wait for a pipeline at most: people type them.
 const WAITING_ORDERS_MAX: usize = 16;
@@ -335,6 +335,8 @@ impl Pipeline {
             revise: snapshot.revise,
             letters: self.letters,
             live: None,
+            // It moves no watermark.
+            alerts: AlertFlush::default(),
             chunks: received,
             reply,
         });

@@ -20,7 +20,7 @@ use crate::config::{LetterLimit, PipelineConfig, RawEventsConfig, Start};
 use crate::event::{Decoder, Position};
 use crate::journal::Journal;
 use crate::pipeline::{Missing, Results, StageRegistry, Step, in_stored_order, step};
-use crate::store::{Admit, Course, Definition, LiveRows, Snapshot, Store, StoreError};
+use crate::store::{Admit, AlertNews, Course, Definition, LiveRows, Snapshot, Store, StoreError};
 use crate::units::format_size;
 
 /// The pause before a generation is rebuilt; it doubles while it dies at the same position.
@@ -64,6 +64,8 @@ pub struct Pipeline {
     pub letters: LetterLimit,
     /// Who is told of what it commits.
     pub live: Option<Arc<LiveRows>>,
+    /// Who is told of what fires; of an intake nobody.
+    pub alerts: Option<Arc<AlertNews>>,
     /// Whether an operator has accepted what this start loses.
     pub accepted: bool,
     /// The same, of input that is missing: that counts once.
@@ -407,6 +409,9 @@ impl Pipeline {
             }
         }
         self.committed.send_replace(position);
+        if let Some(news) = &self.alerts {
+            news.changed(snapshot.firing.clone());
+        }
         let lease = Lease { fence: snapshot.fence, revision: snapshot.revision };
         let generation = self.build(snapshot).map_err(Unbegun::Store)?;
         self.lease.send_replace(Some(lease));

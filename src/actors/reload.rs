@@ -72,6 +72,7 @@ impl System {
                 self.unpin(pipeline.name());
                 self.stats.forget(pipeline.name());
                 self.live.forget(pipeline.name());
+                self.alerts.forget(pipeline.name());
                 removed.push(pipeline.name().to_owned());
             }
         }
@@ -99,7 +100,7 @@ fn find<'c>(pipelines: &'c [PipelineConfig], name: &str) -> Option<&'c serde_jso
 
 /// The parts of a config, pipelines apart, that are not as before.
 fn needs_restart(before: &Config, now: &Config) -> Vec<String> {
-    let Config { data_dir, min_free_bytes, store, http, redis, dead_letters, streams, pipelines: _ } = before;
+    let Config { data_dir, min_free_bytes, store, http, redis, dead_letters, streams, pipelines: _, tests: _ } = before;
     let parts = [
         ("data_dir", *data_dir != now.data_dir),
         ("min_free", *min_free_bytes != now.min_free_bytes),

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
+use super::alerts::AlertSnapshot;
 use super::stats::{ActorStats, PipelineStats, PipelineView, RedisView, StatsRegistry, StoppedStream, StreamStats};
 use crate::event::Position;
 use crate::journal::Held;
@@ -84,6 +85,7 @@ struct PipelineSnapshot {
     lag_ms: i64,
     letters_under_replay: u64,
     letters_discarded: u64,
+    alerts: Vec<AlertSnapshot>,
     #[serde(flatten)]
     view: PipelineView,
 }
@@ -132,6 +134,7 @@ impl StatsRegistry {
         let (name, stream) = (pipeline.name.clone(), pipeline.stream.clone());
         let letters_under_replay = pipeline.under_replay.load(Ordering::Relaxed);
         let letters_discarded = pipeline.letters_discarded.load(Ordering::Relaxed);
+        let alerts = pipeline.alerts.lock().iter().map(|alert| alert.snapshot()).collect();
         PipelineSnapshot {
             name,
             stream,
@@ -140,6 +143,7 @@ impl StatsRegistry {
             lag_ms,
             letters_under_replay,
             letters_discarded,
+            alerts,
             view,
         }
     }

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::watch;
 
+use super::alerts::AlertStats;
 use super::mailbox::Gauge;
 use crate::clock::Clock;
 use crate::event::{Account, Position};
@@ -141,6 +142,8 @@ pub struct PipelineStats {
     pub letters_discarded: AtomicU64,
     /// The last record of its replays; all behind it is of no replay that has been taken yet.
     pub replayed_upto: AtomicU64,
+    /// Its alerts.
+    pub alerts: Mutex<Vec<Arc<AlertStats>>>,
     /// When the log last said that it pins its journal.
     pub(super) warned: Mutex<Option<Duration>>,
 }
@@ -373,6 +376,7 @@ impl StatsRegistry {
             under_replay: AtomicU64::new(0),
             letters_discarded: AtomicU64::new(0),
             replayed_upto: AtomicU64::new(0),
+            alerts: Mutex::default(),
             warned: Mutex::default(),
         });
         let mut pipelines = self.pipelines.lock();

@@ -16,6 +16,7 @@ use std::time::Duration;
 use actix::{Actor, Arbiter};
 use tokio::sync::{oneshot, watch};
 
+use super::alerts::AlertFeeds;
 use super::flush::Commits;
 use super::generation::mailbox_bytes;
 use super::handles::{PipelineHandle, Pipelines, StreamHandle};
@@ -59,6 +60,8 @@ pub struct SystemOptions {
     pub sync: SyncFile,
     /// The code of the plan whose losses are accepted.
     pub accept_plan: Option<String>,
+    /// Whether it does what a daemon does once a second; else whoever owns it tells of silence.
+    pub is_paced: bool,
 }
 
 /// A system that cannot start.
@@ -102,8 +105,10 @@ pub struct System {
     pub(super) store: Store,
     pub(super) registry: Arc<StageRegistry>,
     windows: usize,
+    is_paced: bool,
     pub(super) stats: Arc<StatsRegistry>,
     pub(super) live: LiveFeeds,
+    pub(super) alerts: AlertFeeds,
     clock: Clock,
     drain: watch::Sender<Option<Position>>,
     /// That of the edges, and that which pipelines share.
@@ -123,7 +128,7 @@ impl System {
     /// # Errors
     /// Where files, store or definitions say no.
     pub async fn start(options: SystemOptions) -> Result<Self, SystemError> {
-        let SystemOptions { config, registry, windows, clock, sync, accept_plan } = options;
+        let SystemOptions { config, registry, windows, clock, sync, accept_plan, is_paced } = options;
         let lock = lock_dir(&config.data_dir)?;
         let failed = |source| SystemError::Store { url: config.store.url.to_string(), source };
         let store = Store::open(&config.store.url, config.store.migrate).map_err(failed)?;
@@ -138,8 +143,10 @@ impl System {
             store,
             registry: Arc::new(registry),
             windows,
+            is_paced,
             stats,
             live: LiveFeeds::default(),
+            alerts: AlertFeeds::default(),
             clock,
             drain: watch::channel(None).0,
             arbiters: [Arbiter::new(), Arbiter::new()],
@@ -169,7 +176,9 @@ impl System {
             return Err(SystemError::Refused(refused));
         }
         let (store, clock) = (system.store.clone(), system.clock.clone());
-        actix::spawn(sample(system.stats.clone(), clock.clone()));
+        if system.is_paced {
+            actix::spawn(sample(system.stats.clone(), clock.clone()));
+        }
         actix::spawn(retain_letters(store, clock, system.config.dead_letters.retain_ms));
         Ok(system)
     }
@@ -226,10 +235,12 @@ impl System {
         let letters = self.config.dead_letters.letters;
         let beyond = if config.is_some() { letters.beyond } else { AtLimit::Discard };
         let live = config.as_ref().and_then(|config| self.live.begin(config));
+        let alerts = config.as_ref().map(|config| self.alerts.begin(config, &stats));
         let keeper = Pipeline {
             definition,
             defined,
             live,
+            alerts,
             config: config.map(Arc::new),
             stream: name.clone(),
             raw_events,
@@ -285,13 +296,16 @@ impl System {
         let ingest = Ingest::start_in_arbiter(&arbiter, move |_| ingest);
         let [lines, bodies, resend, sync, claim, tick] = &gauges;
         let tick: Outlet<Tick> = Outlet::new(&ingest, tick, &self.clock);
-        actix::spawn(ticks(self.clock.clone(), stream.clone(), self.stats.clone(), tick));
+        if self.is_paced {
+            actix::spawn(ticks(self.clock.clone(), stream.clone(), self.stats.clone(), tick.clone()));
+        }
         let handle = StreamHandle {
             config: Arc::new(config.clone()),
             lines: Outlet::new(&ingest, lines, &self.clock),
             bodies: Outlet::new(&ingest, bodies, &self.clock),
             sync: Outlet::new(&ingest, sync, &self.clock),
             claim: Outlet::new(&ingest, claim, &self.clock),
+            tick,
             decoders: decoders.subscribe(),
             stats: stream,
             arbiter,
@@ -329,13 +343,22 @@ impl System {
     /// When inputs have stopped: lets all pipelines commit what was taken, and waits for it, at most so long. Whether
     /// all did; what did not is in the journal.
     pub async fn drain(&self, at_most: Duration) -> bool {
-        let head = self.streams.iter().map(|stream| *stream.handle.head.borrow()).max();
-        self.drain.send_replace(head);
-        let all = futures_util::future::join_all(self.pipelines.all().into_iter().map(PipelineHandle::drained));
         tokio::select! {
-            drained = all => drained.into_iter().all(|drained| drained),
+            drained = self.commit(self.pipelines.all()) => drained,
             () = self.clock.sleep(at_most) => false,
         }
+    }
+
+    /// The same with the streams' intakes, for as long as it takes. It may be followed by more input.
+    pub async fn commit_all(&self) -> bool {
+        self.commit(self.pipelines.all().into_iter().chain(self.intakes.clone())).await
+    }
+
+    async fn commit(&self, pipelines: impl IntoIterator<Item = PipelineHandle>) -> bool {
+        let head = self.streams.iter().map(|stream| *stream.handle.head.borrow()).max();
+        self.drain.send_replace(head);
+        let all = futures_util::future::join_all(pipelines.into_iter().map(PipelineHandle::drained));
+        all.await.into_iter().all(|drained| drained)
     }
 }
 

@@ -19,7 +19,7 @@ use crate::config::{AtLimit, LetterLimit, StoreUrl};
 use crate::event::{Account, PositionRange};
 use crate::journal::{Block, Journal, JournalOptions, Payload};
 use crate::pipeline::IntakeResults;
-use crate::store::{Checkpoint, Course, Definition, Store};
+use crate::store::{AlertFlush, Checkpoint, Course, Definition, Store};
 
 /// The window that takes a record at this position panics, once; 0: none does.
 pub(crate) static PANIC_AT: AtomicU64 = AtomicU64::new(0);
@@ -205,6 +205,7 @@ async fn flush_one(account: Account) -> (Option<Ended>, u64) {
         revise: None,
         letters: LetterLimit { bytes: 1 << 20, beyond: AtLimit::Discard },
         live: None,
+        alerts: AlertFlush::default(),
         base: Account::default(),
         parts: 1,
         progress: journal.progress(),

@@ -42,6 +42,20 @@ impl CliError {
         Self::Config(report.render(std::io::IsTerminal::is_terminal(&io::stderr())))
     }
 
+    /// With what else is to be known, behind what went wrong.
+    pub(super) fn with(self, more: &str) -> Self {
+        let and = |text: String| format!("{text}; {more}");
+        match self {
+            Self::Usage(text) => Self::Usage(and(text)),
+            Self::Config(text) => Self::Config(and(text)),
+            Self::Journal(text) => Self::Journal(and(text)),
+            Self::Unavailable(text) => Self::Unavailable(and(text)),
+            Self::Check(text) => Self::Check(and(text)),
+            Self::Bug(text) => Self::Bug(and(text)),
+            Self::Io { what, error } => Self::Io { what: format!("{more}; {what}"), error },
+        }
+    }
+
     /// Code 1, 64, 69, 70, 74 or 78; a reader that went away has what it wanted: 0.
     pub(super) fn exit_code(&self) -> u8 {
         match self {

@@ -1,17 +1,22 @@
 //! The command line: one file a verb, none of which knows another. What several verbs need lies beside them: `api` (the
-//! daemon's HTTP), `table` (what people see), `pace` (waiting), `shop` (made-up traffic), `error` (exit codes).
+//! daemon's HTTP), `table` (what people see), `lines` and `progress` (files and how far they are read), `pace` (waiting),
+//! `shop` (made-up traffic), `error` (exit codes).
 
 mod api;
+mod batch;
+mod completions;
 mod demo;
 mod dlq;
 mod doctor;
 mod error;
 mod generate;
+mod lines;
 mod logging;
 mod migrate;
 mod pace;
 mod pipeline;
 mod plan;
+mod progress;
 mod query;
 mod run;
 mod send;
@@ -19,12 +24,13 @@ mod serve;
 mod shop;
 mod stats;
 mod table;
+mod test;
 mod torture;
 mod validate;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use error::{CliError, EXIT_USAGE};
 
@@ -37,6 +43,7 @@ use error::{CliError, EXIT_USAGE};
     after_help = "\
 Examples:
   tidemill demo
+  tidemill test tidemill.toml
   tidemill run tidemill.toml
   tidemill generate --rate 1000 | tidemill send 127.0.0.1:7600
   tidemill query page_views --now
@@ -55,8 +62,10 @@ enum Verb {
     Run(run::Args),
     Demo(demo::Args),
     Validate(validate::Args),
+    Test(test::Args),
     Plan(plan::Args),
     Migrate(migrate::Args),
+    Batch(batch::Args),
     Send(send::Args),
     Generate(generate::Args),
     Query(query::Args),
@@ -65,6 +74,7 @@ enum Verb {
     Pipeline(pipeline::Args),
     Doctor(doctor::Args),
     Torture(torture::Args),
+    Completions(completions::Args),
 }
 
 /// Runs the program: reads the arguments, does what they say, and answers with a code of sysexits.
@@ -101,8 +111,10 @@ fn dispatch(verb: Verb) -> Result<(), CliError> {
         Verb::Run(args) => run::run(args),
         Verb::Demo(args) => demo::run(args),
         Verb::Validate(args) => validate::run(&args),
+        Verb::Test(args) => test::run(&args),
         Verb::Plan(args) => plan::run(&args),
         Verb::Migrate(args) => migrate::run(&args),
+        Verb::Batch(args) => batch::run(args),
         Verb::Send(args) => send::run(args),
         Verb::Generate(args) => generate::run(args),
         Verb::Query(args) => query::run(&args),
@@ -111,13 +123,12 @@ fn dispatch(verb: Verb) -> Result<(), CliError> {
         Verb::Pipeline(args) => pipeline::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Torture(args) => torture::run(&args),
+        Verb::Completions(args) => completions::run(&args, Cli::command()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

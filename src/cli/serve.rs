@@ -18,23 +18,26 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
 
 /// Starts it.
 pub(super) async fn start(mill: Tidemill) -> Result<Mill, CliError> {
-    mill.start().await.map_err(|error| {
-        let text = error.to_string();
-        match error {
-            StartError::Config(_) | StartError::Stage(_) => CliError::Config(text),
-            StartError::Listen { .. } => CliError::Unavailable(text),
-            StartError::Ended => CliError::Bug(text),
-            StartError::System(error) => match error {
-                SystemError::Refused(_) | SystemError::Plan(_) | SystemError::Journal(JournalError::Newer { .. }) => {
-                    CliError::Config(text)
-                }
-                SystemError::Store { source: StoreError::Away(_), .. }
-                | SystemError::Journal(JournalError::InUse { .. }) => CliError::Unavailable(text),
-                SystemError::Store { .. } => CliError::Config(text),
-                SystemError::Journal(_) => CliError::Journal(text),
-            },
-        }
-    })
+    mill.start().await.map_err(start_failure)
+}
+
+/// Which exit code says why it did not start.
+pub(super) fn start_failure(error: StartError) -> CliError {
+    let text = error.to_string();
+    match error {
+        StartError::Config(_) | StartError::Stage(_) => CliError::Config(text),
+        StartError::Listen { .. } => CliError::Unavailable(text),
+        StartError::Ended => CliError::Bug(text),
+        StartError::System(error) => match error {
+            SystemError::Refused(_) | SystemError::Plan(_) | SystemError::Journal(JournalError::Newer { .. }) => {
+                CliError::Config(text)
+            }
+            SystemError::Store { source: StoreError::Away(_), .. }
+            | SystemError::Journal(JournalError::InUse { .. }) => CliError::Unavailable(text),
+            SystemError::Store { .. } => CliError::Config(text),
+            SystemError::Journal(_) => CliError::Journal(text),
+        },
+    }
 }
 
 /// Waits for SIGTERM, Ctrl-C or `done`, then drains; a second signal ends the process at once. A failed journal ends it,

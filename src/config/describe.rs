@@ -175,6 +175,14 @@ fn describe_pipeline(out: &mut Writer, pipeline: &PipelineConfig) {
     for aggregate in list(&pipeline.definition["aggregates"]) {
         out.line(aggregate["name"].as_str().unwrap_or_default(), inline(&aggregate["expression"]));
     }
+    if !pipeline.alerts.is_empty() {
+        out.head(&format!("[pipelines.{}.alerts]", pipeline.name));
+    }
+    for alert in &pipeline.alerts {
+        let webhook = alert.webhook.as_ref().map(|webhook| format!(", webhook = {}", quoted(&webhook.shown)));
+        let (when, for_) = (quoted(&alert.text), quoted(&format_duration(alert.for_ms)));
+        out.line(&alert.name, format!("{{ when = {when}, for = {for_}{} }}", webhook.unwrap_or_default()));
+    }
 }
 
 fn describe_memory(out: &mut Writer, streams: u64, live: u64, (mailbox_bytes, state_bytes): (u64, u64)) {

@@ -7,6 +7,7 @@ use toml::de::DeTable;
 
 use super::Config;
 use super::address::check_clashes;
+use super::cases::read_tests;
 use super::mask::mask;
 use super::pipeline::read_pipelines;
 use super::reader::{Context, Section};
@@ -16,7 +17,7 @@ use super::settings::{read_data, read_dead_letters, read_http, read_store};
 use super::streams::read_streams;
 
 /// Keys of the contract whose feature comes later.
-const LATER: [&str; 2] = ["tests", "shutdown_timeout"];
+const LATER: [&str; 1] = ["shutdown_timeout"];
 
 /// Reads a config file, with the process's environment; relative paths begin at its folder.
 ///
@@ -94,11 +95,12 @@ fn read_config(mut root: Section<'_>) -> Config {
     let dead_letters = read_dead_letters(&mut root);
     let mut streams = read_streams(&mut root);
     let pipelines = read_pipelines(&mut root, &streams, has_redis);
+    let tests = read_tests(&mut root, &streams, &pipelines);
     root.later(&LATER);
     let listeners: Vec<_> =
         std::iter::once(http_listener).chain(streams.iter_mut().filter_map(|stream| stream.listener.take())).collect();
     check_clashes(root.context, &listeners);
     root.finish();
     let streams = streams.into_iter().map(|stream| stream.config).collect();
-    Config { data_dir, min_free_bytes, store, http, redis, dead_letters, streams, pipelines }
+    Config { data_dir, min_free_bytes, store, http, redis, dead_letters, streams, pipelines, tests }
 }

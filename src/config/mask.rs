@@ -6,13 +6,13 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// The same text, of the same length in bytes and characters, with all hidden that may be secret: what is assigned to a
-/// key that ends in `token`, and passwords in URLs. It goes by what the parser made of the text, and by the text itself,
+/// key that ends in `token` or is a `webhook`, and passwords in URLs. It goes by what the parser made of the text, and by the text itself,
 /// since the lines with mistakes may be no TOML.
 pub(super) fn mask(text: &str, table: &DeTable<'_>) -> String {
     let mut secrets: Vec<Range<usize>> = Vec::new();
     read_tokens(table, &mut secrets);
-    for (at, _) in text.match_indices("token") {
-        secrets.extend(assigned(text, at + "token".len()));
+    for key in SECRET_KEYS {
+        secrets.extend(text.match_indices(key).filter_map(|(at, _)| assigned(text, at + key.len())));
     }
     for (at, scheme) in text.match_indices("://") {
         let begin =
@@ -34,13 +34,20 @@ pub(super) fn mask(text: &str, table: &DeTable<'_>) -> String {
     text.char_indices().map(|(at, c)| if is_secret(at) { hidden(c) } else { c }).collect()
 }
 
+/// What the names of keys end with that hold secrets.
+const SECRET_KEYS: [&str; 2] = ["token", "webhook"];
+
+fn is_secret_key(name: &str) -> bool {
+    SECRET_KEYS.iter().any(|key| name.ends_with(key))
+}
+
 /// What the parser took for tokens.
 fn read_tokens(table: &DeTable<'_>, secrets: &mut Vec<Range<usize>>) {
     for (name, value) in table {
         match value.get_ref() {
-            DeValue::Array(list) if name.get_ref().ends_with("token") => secrets.extend(list.iter().map(Spanned::span)),
+            DeValue::Array(list) if is_secret_key(name.get_ref()) => secrets.extend(list.iter().map(Spanned::span)),
             DeValue::Table(table) => read_tokens(table, secrets),
-            _ if name.get_ref().ends_with("token") => secrets.push(value.span()),
+            _ if is_secret_key(name.get_ref()) => secrets.push(value.span()),
             _ => {}
         }
     }
@@ -93,6 +100,7 @@ mod tests {
     fn secrets_are_masked_and_keep_their_length() {
         assert_eq!(mask("token = \"gehé€𝄞\"\nx = 1"), "token = \"***\u{a4}\u{2022}\u{1f512}\"\nx = 1");
         assert_eq!(mask("read_token='abc'"), "read_token='***'");
+        assert_eq!(mask("a = { webhook = \"x://y/z\" }"), "a = { webhook = \"*******\" }");
         assert_eq!(mask("\"token\" = [\"ab\",\n 'cd'] # x"), "\"token\" = [\"**\",\n '**'] # x");
         assert_eq!(mask("token = [\"a]b\", 'c'] # x"), "token = [\"*]*\", '*'] # x");
         assert_eq!(mask("token = [\"a\", [1],\n\"b\",\n= \"c\"]"), "token = [\"*\", [*],\n\"*\",\n= \"*\"]");

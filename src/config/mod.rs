@@ -2,7 +2,9 @@
 
 mod address;
 mod aggregates;
+mod alerts;
 mod calls;
+mod cases;
 mod describe;
 mod enrich;
 mod expressions;
@@ -32,10 +34,13 @@ use crate::expr::{Expr, SqlType};
 use crate::window::{AggregateKind, Bounds, LatePolicy, WatermarkSpec, WindowSpec};
 
 pub use self::redis::RedisConfig;
+pub use alerts::{AlertConfig, Webhook};
+pub use cases::{ExpectedLetter, ExpectedRow, TestConfig, TestStep};
 pub use describe::describe;
 pub use enrich::EnrichTable;
 pub use load::{load, parse};
 pub use report::{Diagnostic, Report};
+pub use store_url::parse_store_url;
 pub use tokens::Tokens;
 pub use windows::stored_window;
 
@@ -58,6 +63,8 @@ pub struct Config {
     pub streams: Vec<StreamConfig>,
     /// In the order of the file.
     pub pipelines: Vec<PipelineConfig>,
+    /// In the order of the file.
+    pub tests: Vec<TestConfig>,
 }
 
 /// `[store]`
@@ -388,6 +395,8 @@ pub struct PipelineConfig {
     pub columns: Vec<ColumnConfig>,
     /// The columns in an order in which each expression comes behind those that it needs.
     pub evaluation: Vec<usize>,
+    /// Of its rows.
+    pub alerts: Vec<AlertConfig>,
     /// The definition as JSON with a fixed order of keys (for the store: what it was made by). Two of one definition are
     /// the same pipeline.
     pub definition: serde_json::Value,

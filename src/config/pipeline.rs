@@ -7,6 +7,7 @@ use crate::units::{format_duration, format_size};
 use crate::window::{LatePolicy, WatermarkSpec, WindowSpec};
 
 use super::aggregates::read_aggregates;
+use super::alerts::read_alerts;
 use super::expressions::{StageScope, read_time};
 use super::names;
 use super::reader::{Section, Setting};
@@ -23,7 +24,7 @@ const CORRECT_FOR_MS: i64 = 86_400_000;
 const MAX_AHEAD_MS: i64 = 3_600_000;
 
 /// Keys of the contract whose feature comes later.
-const LATER: [&str; 2] = ["metrics", "alerts"];
+const LATER: [&str; 1] = ["metrics"];
 const MAX_GROUPS: u64 = 1_000_000;
 const STATE_LIMIT_BYTES: u64 = 512 << 20;
 /// Less than a segment of a journal is not worth to be behind by.
@@ -70,6 +71,8 @@ fn read_pipeline(name: &str, mut section: Section<'_>, streams: &[Stream], has_r
     let starts = [("earliest", Start::Earliest), ("now", Start::Now)];
     let start = section.take("start").and_then(|setting| setting.choice(&starts, &[])).unwrap_or(Start::Earliest);
     let results = read_aggregates(&mut section, &mut scope, &group_by);
+    let are_whole = results.columns.len() == results.texts.len();
+    let alerts = read_alerts(&mut section, &results.columns, &group_by, window, are_whole);
     section.later(&LATER);
     section.finish();
     let (stream, window) = (stream?.config.name.clone(), window?);
@@ -103,6 +106,10 @@ fn read_pipeline(name: &str, mut section: Section<'_>, streams: &[Stream], has_r
     if !tables.is_empty() {
         definition["tables"] = tables.into();
     }
+    if !alerts.is_empty() {
+        let alerts = alerts.iter().map(|alert| (alert.name.clone(), alert.definition()));
+        definition["alerts"] = alerts.collect::<serde_json::Map<_, _>>().into();
+    }
     Some(PipelineConfig {
         name: name.to_owned(),
         stream,
@@ -123,6 +130,7 @@ fn read_pipeline(name: &str, mut section: Section<'_>, streams: &[Stream], has_r
         aggregates: results.aggregates,
         columns: results.columns,
         evaluation: results.evaluation,
+        alerts,
         definition,
     })
 }

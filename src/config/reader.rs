@@ -34,6 +34,12 @@ impl Context<'_> {
     pub(super) fn note(&self, mistake: Mistake) {
         self.mistakes.borrow_mut().push(mistake);
     }
+
+    /// Which line of the file that is, from 1.
+    pub(super) fn line_of(&self, span: &Range<usize>) -> usize {
+        let before = &self.text.as_bytes()[..span.start.min(self.text.len())];
+        1 + before.iter().filter(|byte| **byte == b'\n').count()
+    }
 }
 
 /// A table under a walk; `finish` finds the keys that nobody asked for.
@@ -193,6 +199,32 @@ impl<'c> Setting<'c> {
             self.wrong_type("true or false");
         }
         flag
+    }
+
+    /// Anything, as JSON: a date or time is its text.
+    pub(super) fn json(&self) -> Option<serde_json::Value> {
+        let json: serde_json::Value = match self.value.get_ref() {
+            DeValue::String(_) => self.text("a string")?.value.into(),
+            DeValue::Integer(whole) => i64::from_str_radix(whole.as_str(), whole.radix()).ok().into(),
+            DeValue::Float(float) => float.as_str().parse::<f64>().ok().into(),
+            DeValue::Boolean(flag) => (*flag).into(),
+            DeValue::Datetime(time) => time.to_string().into(),
+            DeValue::Array(_) => {
+                let elements = self.list("a list")?;
+                elements.iter().map(Self::json).collect::<Option<Vec<_>>>()?.into()
+            }
+            DeValue::Table(_) => {
+                let entries = self.section("a table")?.entries();
+                let entries = entries.iter().map(|entry| Some((entry.key.to_owned(), entry.json()?)));
+                entries.collect::<Option<serde_json::Map<_, _>>>()?.into()
+            }
+        };
+        // TOML has no NULL: only a number can have become one, which JSON does not have.
+        if json.is_null() {
+            self.wrong(format!("`{}` is a number that JSON does not have", self.path), "a number of 64 bits");
+            return None;
+        }
+        Some(json)
     }
 
     /// A duration of at least so many ms, in ms.

@@ -30,6 +30,25 @@ pub(super) fn read_store_url(setting: &Setting<'_>, url: &str, schema: String) -
     }
 }
 
+/// A store that a command line names: a URL as in a config, or the path of a SQLite file; relative to the working
+/// directory.
+///
+/// # Errors
+/// What is wrong with it, without its password.
+pub fn parse_store_url(url: &str, schema: &str) -> Result<StoreUrl, String> {
+    let base = std::path::Path::new("");
+    match url.split_once("://") {
+        Some(("sqlite", path)) if !path.is_empty() => Ok(StoreUrl::Sqlite(path.into())),
+        Some(("postgres" | "postgresql", _)) => match postgres(url, schema.to_owned(), base) {
+            Ok(config) => Ok(StoreUrl::Postgres(Box::new(config))),
+            Err((message, expected)) => Err(format!("{message}; it is {expected}")),
+        },
+        Some(_) => Err(format!("it is the path of a file, or {STORE_URL}")),
+        None if url.is_empty() => Err("it is empty".to_owned()),
+        None => Ok(StoreUrl::Sqlite(url.into())),
+    }
+}
+
 fn postgres(url: &str, schema: String, base: &std::path::Path) -> Result<PostgresConfig, (String, &'static str)> {
     let rest = url.split_once("://").map_or("", |(_, rest)| rest);
     // The driver takes all before the first `@` for user and password, wherever that stands.

@@ -1,5 +1,6 @@
 //! Whole files in, configs or diagnostics out.
 
+mod alerts;
 mod good;
 mod mistakes;
 mod shown;

@@ -7,7 +7,7 @@ use super::like::Pattern;
 use super::node::{Case, Kind, Logic, Node};
 use super::tree::{Cast, Form, Like, Tree};
 use super::types::{self, Typed};
-use super::{Scope, SqlType};
+use super::{Resolved, Scope, SqlType};
 use crate::event::{Field, Value};
 
 pub(super) type Bound<T> = Result<T, SyntaxError>;
@@ -58,11 +58,18 @@ impl Binder<'_> {
             at: tree.at.clone(),
             nearest,
         })?;
-        if resolved.rest.is_empty() {
-            return Ok((Kind::Slot(resolved.slot), Some(resolved.sql_type)));
-        }
-        // What lies within a value is known event by event, whatever is known of the whole.
-        Ok((Kind::Path { slot: resolved.slot, rest: resolved.rest.into() }, Some(SqlType::Any)))
+        Ok(resolved_name(resolved))
+    }
+
+    /// `previous(x)`, where names have a value of the window before.
+    pub(super) fn previous(&mut self, tree: &Tree, arguments: &[Tree]) -> Option<Bound<(Kind, Option<SqlType>)>> {
+        let [Tree { form: Form::Name(field), .. }] = arguments else {
+            // Whether there is such a function at all, any name tells.
+            let exists = self.scope.previous(&Field::top("")).is_some();
+            return exists.then(|| Err(SyntaxError::new("previous() takes the name of an aggregate", &tree.at)));
+        };
+        let resolved = self.scope.previous(field)?;
+        Some(resolved.map(resolved_name).map_err(|why| SyntaxError::new(why, &tree.at)))
     }
 
     fn operand(&mut self, tree: &Tree) -> Bound<Typed> {
@@ -171,6 +178,14 @@ impl Binder<'_> {
         }
         Ok(Logic::LikeComputed { like, sides: Box::new([text.node, pattern.node]) })
     }
+}
+
+fn resolved_name(resolved: Resolved) -> (Kind, Option<SqlType>) {
+    if resolved.rest.is_empty() {
+        return (Kind::Slot(resolved.slot), Some(resolved.sql_type));
+    }
+    // What lies within a value is known event by event, whatever is known of the whole.
+    (Kind::Path { slot: resolved.slot, rest: resolved.rest.into() }, Some(SqlType::Any))
 }
 
 pub(super) fn nodes(typed: Vec<Typed>) -> Box<[Node]> {

@@ -22,6 +22,11 @@ impl Binder<'_> {
         name_at: &Range<usize>,
         arguments: &[Tree],
     ) -> Bound<(Kind, Option<SqlType>)> {
+        if name == "previous"
+            && let Some(bound) = self.previous(tree, arguments)
+        {
+            return bound;
+        }
         let Some(signature) = functions::find(name) else {
             let nearest = nearest(name, functions::names());
             return Err(SyntaxError { message: format!("unknown function {name}()"), at: name_at.clone(), nearest });

@@ -70,6 +70,14 @@ pub trait Scope {
     /// # Errors
     /// Where there is no such name: the nearest one, if any.
     fn resolve(&mut self, field: &Field) -> Result<Resolved, Option<String>>;
+
+    /// The slot of what a field was one window before, as `previous(field)` asks; `None` where there is no such function.
+    ///
+    /// # Errors
+    /// Where the field has none: why.
+    fn previous(&mut self, _field: &Field) -> Option<Result<Resolved, String>> {
+        None
+    }
 }
 
 /// An expression that was parsed.

@@ -1,5 +1,6 @@
 //! A checked config, compiled into pure operators: stages in front of the windows, results behind them.
 
+mod alerts;
 mod calls;
 mod custom;
 mod input;

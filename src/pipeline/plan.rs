@@ -14,7 +14,8 @@ use crate::store::{Beginning, Registered};
 
 /// Keys of a definition that may change without a new revision: all before the next commit goes by the old, all after it
 /// by the new.
-const KEPT: [&str; 13] = [
+const KEPT: [&str; 14] = [
+    "alerts",
     "correct_for",
     "delay",
     "idle",

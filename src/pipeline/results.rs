@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
-use crate::config::{ColumnSource, ColumnType, PipelineConfig, StreamConfig};
+use super::alerts::AlertRow;
+use crate::config::{AlertConfig, ColumnSource, ColumnType, PipelineConfig, StreamConfig};
 use crate::event::{Fault, Format, Position, Row, Value};
 use crate::expr::SqlType;
 use crate::store::{Column, Definition, Registered};
@@ -66,19 +67,24 @@ impl Results {
     }
 }
 
+/// As an expression over aggregates sees it.
+pub(super) fn value_of(value: &AggregateValue) -> Value<'_> {
+    match value {
+        AggregateValue::Null => Value::Null,
+        AggregateValue::Value(value) => value.borrowed(),
+        AggregateValue::Whole(whole) => match i64::try_from(*whole) {
+            Ok(int) => Value::Int(int),
+            Err(_) => Value::Float(*whole as f64),
+        },
+    }
+}
+
 /// The columns that are known already, as an expression over aggregates sees them.
 struct Columns<'a>(&'a [AggregateValue]);
 
 impl Row for Columns<'_> {
     fn field(&self, slot: usize) -> Result<Value<'_>, Fault> {
-        Ok(match &self.0[slot] {
-            AggregateValue::Null => Value::Null,
-            AggregateValue::Value(value) => value.borrowed(),
-            AggregateValue::Whole(whole) => match i64::try_from(*whole) {
-                Ok(int) => Value::Int(int),
-                Err(_) => Value::Float(*whole as f64),
-            },
-        })
+        Ok(value_of(&self.0[slot]))
     }
 
     fn event_time(&self) -> i64 {
@@ -144,6 +150,27 @@ impl Definition for Results {
     fn group(&self, key: &[u8]) -> Result<Json, String> {
         let values = decode_key(key).map_err(|error| error.to_string())?;
         Ok(values.iter().map(Value::to_json).collect())
+    }
+
+    fn alerts(&self) -> &[AlertConfig] {
+        &self.config.alerts
+    }
+
+    fn holds(
+        &self,
+        state: &[u8],
+        window_start: i64,
+        group: &[u8],
+        previous: Option<(i64, &[u8])>,
+    ) -> Result<Vec<bool>, String> {
+        let columns = self.columns_of(&self.state(state)?, window_start);
+        let previous = match previous {
+            Some((window_start, state)) => self.columns_of(&self.state(state)?, window_start),
+            None => Vec::new(),
+        };
+        let group = decode_key(group).map_err(|error| error.to_string())?;
+        let row = AlertRow { columns: &columns, group: &group, previous: &previous };
+        Ok(self.config.alerts.iter().map(|alert| row.holds(alert)).collect())
     }
 
     fn window(&self) -> Option<WindowSpec> {

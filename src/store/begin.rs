@@ -38,6 +38,7 @@ pub(super) fn begin(
         kept,
         revise: None,
         under_replay,
+        firing: session.firing(pipeline)?,
     };
     match (course, registered) {
         (Course::Revise(beginning), Some(registered)) => revise(&mut snapshot, beginning, registered.revision),

@@ -1,11 +1,12 @@
 //! One flush: fence, rows, panes, letters, raw events, corrections, account and checkpoint in one transaction.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 
+use super::alerts::Alerts;
 use super::begin;
 use super::image::{Key, PaneImage, RowImage, Shape};
 use super::live::Changed;
@@ -47,8 +48,10 @@ pub(super) fn run(
     if let Some(revision) = flush.revise {
         begin::first_commit(session, definition, revision)?;
     }
+    let alerts = Alerts::begin(session, flush)?;
     let mut writer = Writer {
         session,
+        alerts,
         shape: Shape::new(definition),
         pipeline,
         revision: flush.revision,
@@ -64,6 +67,7 @@ pub(super) fn run(
     };
     let checkpoint = writer.write(&flush.chunks)?;
     writer.put_others()?;
+    let firing = writer.judge(flush)?;
     writer.correct()?;
     writer.note_letters()?;
     let flushed = Flushed { watermark: checkpoint.watermark, ..writer.flushed };
@@ -82,6 +86,9 @@ pub(super) fn run(
     *attempt = None;
     if let (Some(live), Some(changed)) = (&flush.live, changed) {
         live.committed(changed, checkpoint.watermark);
+    }
+    if let (Some(news), Some(firing)) = (&flush.alerts.news, firing) {
+        news.changed(firing);
     }
     Ok(flushed)
 }
@@ -109,6 +116,7 @@ pub(super) fn prune(
     if let (Some(retain_ms), Some(watermark)) = (definition.retain_ms(), flushed.watermark) {
         let upto = watermark.saturating_sub(retain_ms);
         session.prune_rows(definition.pipeline(), upto, 2 * flushed.rows + PRUNED_AT_ONCE)?;
+        session.prune_alerts(definition.pipeline(), upto, 2 * flushed.rows + PRUNED_AT_ONCE)?;
     }
     Ok(())
 }
@@ -134,6 +142,8 @@ struct Correction {
 /// The transaction that is open.
 struct Writer<'a, S> {
     session: &'a mut S,
+    /// Where rows are to be judged.
+    alerts: Option<Alerts<'a>>,
     shape: Shape<'a>,
     pipeline: &'a str,
     revision: u64,
@@ -241,7 +251,11 @@ impl<S: Session> Writer<'_, S> {
             fail::fail_point!("flush-gone");
         }
         if !rows.is_empty() {
-            self.put_rows(&rows.into_values().collect::<Vec<_>>())?;
+            let rows: Vec<_> = rows.into_values().collect();
+            self.put_rows(&rows)?;
+            if let Some(alerts) = &mut self.alerts {
+                alerts.written(self.session, &rows)?;
+            }
             fail::fail_point!("flush-rows");
         }
         if !panes.is_empty() {
@@ -302,6 +316,16 @@ impl<S: Session> Writer<'_, S> {
         self.recount |= written < letters.len() as u64;
         self.flushed.letters += written;
         Ok(())
+    }
+
+    /// Alerts, before late events correct the rows of closed windows: what a row was when it closed counts. How many
+    /// groups fire, where that is news.
+    fn judge(&mut self, flush: &Flush) -> Result<Option<BTreeMap<String, u64>>, StoreError> {
+        let Some(alerts) = self.alerts.take() else { return Ok(None) };
+        let is_known = flush.alerts.news.as_ref().is_none_or(|news| news.firing().borrow().is_some());
+        let firing = alerts.finish(self.session, is_known)?;
+        fail::fail_point!("flush-alerts");
+        Ok(firing)
     }
 
     fn note_letters(&mut self) -> Result<(), StoreError> {

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use tokio::sync::oneshot;
 
+use super::alerts::AlertTables;
 use super::merged::{self, Merge};
 use super::postgres::Postgres;
 use super::session::{Access, Database, Line, Session};
 use super::sqlite::Sqlite;
 use super::{
     Admit, Definition, Examined, Fence, Flush, Flushed, LetterFilter, LetterId, LetterReason, LivePage, LivePlace,
-    Query, Registered, ResultRows, Snapshot, StoreError, StoredLetter, begin, commit, examine::examine, replay,
+    Query, Registered, ResultRows, Snapshot, StoreError, StoredLetter, ToldAlert, UntoldAlert, begin, commit,
+    examine::examine, replay,
 };
 use crate::config::StoreUrl;
 use crate::event::Replayed;
@@ -31,6 +33,7 @@ enum Job {
     Prune { before: i64, reply: Reply<u64> },
     Drop { pipeline: String, reply: Reply<()> },
     Replay { replay: Replay, reply: Reply<Option<u64>> },
+    Told { pipeline: String, alert: String, told: Vec<ToldAlert>, reply: Reply<()> },
 }
 
 enum Read {
@@ -40,9 +43,11 @@ enum Read {
     Letter { id: LetterId, reply: Reply<Option<StoredLetter>> },
     Reasons { filter: LetterFilter, limit: usize, reply: Reply<Vec<LetterReason>> },
     Registered { reply: Reply<Vec<Registered>> },
+    Count { pipeline: String, reply: Reply<u64> },
     Live { pipeline: String, after: Option<i64>, behind: Option<LivePlace>, limit: usize, reply: Reply<LivePage> },
     Groups { pipeline: String, starts: Vec<i64>, reply: Reply<Vec<(i64, String)>> },
     Numbered { pipeline: String, behind: u64, bytes: usize, reply: Reply<Vec<(u64, Replayed)>> },
+    Untold { pipeline: String, alert: String, limit: usize, reply: Reply<Vec<UntoldAlert>> },
 }
 
 /// Letters that are to be put under replay.
@@ -68,6 +73,8 @@ pub struct Replay {
 pub struct Store {
     jobs: Sender<Job>,
     reads: Sender<Read>,
+    /// Each of its threads holds the other end, and sends nothing.
+    threads: Receiver<()>,
 }
 
 impl Store {
@@ -123,8 +130,10 @@ impl Store {
     fn over<D: Database>(database: &D, writers: usize, migrate: bool) -> Result<Self, StoreError> {
         let (jobs, work) = bounded(WAITING_JOBS_MAX);
         let (opened, first) = bounded(1);
+        let (alive, threads) = bounded(0);
         for writer in 0..writers {
             let (database, work, opened) = (database.clone(), work.clone(), opened.clone());
+            let alive = alive.clone();
             spawn("store", move || {
                 let mut line = Line::new(database, Access::Write, migrate);
                 if writer == 0 {
@@ -132,6 +141,7 @@ impl Store {
                     let _ = opened.send(line.run(|_| Ok(())));
                 }
                 write_all(line, &work);
+                drop(alive);
             })?;
         }
         match first.recv().unwrap_or_else(|_| Err(ended())) {
@@ -141,8 +151,16 @@ impl Store {
         }
         let (reads, work) = bounded(WAITING_JOBS_MAX);
         let database = database.clone();
-        spawn("store reader", move || read_all(Line::new(database, Access::Read, migrate), &work))?;
-        Ok(Self { jobs, reads })
+        spawn("store reader", move || {
+            read_all(Line::new(database, Access::Read, migrate), &work);
+            drop(alive);
+        })?;
+        Ok(Self { jobs, reads, threads })
+    }
+
+    /// Gives a channel that ends with its threads, that is when the last handle is gone and all connections are closed.
+    pub fn ended(&self) -> Receiver<()> {
+        self.threads.clone()
     }
 
     /// Registers a pipeline (or a stream's intake under the name `@<stream>`, which has no views), makes its views, takes
@@ -183,6 +201,14 @@ impl Store {
     /// As the store answers; `TooMuch` where there are too many.
     pub async fn merged(&self, merge: Merge) -> Result<ResultRows, StoreError> {
         self.read(|reply| Read::Merged { merge, reply }).await
+    }
+
+    /// How many rows a pipeline has.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn count_rows(&self, pipeline: &str) -> Result<u64, StoreError> {
+        self.read(|reply| Read::Count { pipeline: pipeline.to_owned(), reply }).await
     }
 
     /// Dead letters, the latest positions of each stream first, behind one of them; the beginnings of their lines.
@@ -289,6 +315,29 @@ impl Store {
         self.read(|reply| Read::Groups { pipeline: pipeline.to_owned(), starts, reply }).await
     }
 
+    /// The oldest alerts of which a webhook has not been told all.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn untold_alerts(
+        &self,
+        pipeline: &str,
+        alert: &str,
+        limit: usize,
+    ) -> Result<Vec<UntoldAlert>, StoreError> {
+        let (pipeline, alert) = (pipeline.to_owned(), alert.to_owned());
+        self.read(|reply| Read::Untold { pipeline, alert, limit, reply }).await
+    }
+
+    /// Notes what a webhook was told.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn alerts_told(&self, pipeline: &str, alert: &str, told: Vec<ToldAlert>) -> Result<(), StoreError> {
+        let (pipeline, alert) = (pipeline.to_owned(), alert.to_owned());
+        self.job(|reply| Job::Told { pipeline, alert, told, reply }).await
+    }
+
     async fn job<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.jobs.try_send(job(reply)).map_err(|refused| unsent(&refused))?;
@@ -339,6 +388,9 @@ fn write_all<D: Database>(mut line: Line<D>, jobs: &Receiver<Job>) {
                             // Whatever became of it, what it has changed was thrown away.
                             live.lost();
                         }
+                        if let Some(news) = &flush.alerts.news {
+                            news.unknown();
+                        }
                         settle(&mut line, flush.definition.pipeline(), attempt, error)
                     }
                     (flushed, _) => flushed,
@@ -370,6 +422,14 @@ fn write_all<D: Database>(mut line: Line<D>, jobs: &Receiver<Job>) {
                     session.commit()
                 });
                 answer(reply, dropped);
+            }
+            Job::Told { pipeline, alert, told, reply } => {
+                let noted = line.run(|session| {
+                    session.begin()?;
+                    session.told(&pipeline, &alert, &told)?;
+                    session.commit()
+                });
+                answer(reply, noted);
             }
             Job::Replay { replay, reply } => answer(reply, line.run(|session| replay::number(session, &replay))),
         }
@@ -405,11 +465,15 @@ fn read_all<D: Database>(mut line: Line<D>, reads: &Receiver<Read>) {
                 answer(reply, line.ask(|session| session.letter_reasons(&filter, limit as i64)));
             }
             Read::Registered { reply } => answer(reply, line.ask(Session::all_registered)),
+            Read::Count { pipeline, reply } => answer(reply, line.ask(|session| session.count_rows(&pipeline))),
             Read::Live { pipeline, after, behind, limit, reply } => {
                 answer(reply, line.ask(|session| session.live_rows(&pipeline, after, behind.as_ref(), limit)));
             }
             Read::Groups { pipeline, starts, reply } => {
                 answer(reply, line.ask(|session| session.live_groups(&pipeline, &starts)));
+            }
+            Read::Untold { pipeline, alert, limit, reply } => {
+                answer(reply, line.ask(|session| session.untold(&pipeline, &alert, limit)));
             }
             Read::Numbered { pipeline, behind, bytes, reply } => {
                 answer(reply, line.ask(|session| session.numbered_letters(&pipeline, behind, bytes)));

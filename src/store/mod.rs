@@ -4,6 +4,7 @@
 //! and `commit` the transaction of a flush, the same for each database; `session` is what they ask of one, and `sqlite`
 //! and `postgres` are the answers.
 
+mod alerts;
 mod begin;
 mod commit;
 mod error;
@@ -16,6 +17,7 @@ mod merged;
 mod names;
 mod others;
 mod plain;
+mod plain_alerts;
 mod plain_letters;
 mod postgres;
 mod replay;
@@ -35,6 +37,7 @@ use tokio::sync::oneshot;
 use crate::event::{Account, Counted, Letter, Position, RawEvents};
 use crate::window::WindowSpec;
 
+pub use alerts::{AlertFlush, AlertNews, Firing, ToldAlert, UntoldAlert};
 pub use error::StoreError;
 pub use examine::{Examined, Kept, Standing};
 pub use handle::{Replay, Store};
@@ -43,7 +46,7 @@ pub use live::{LivePage, LivePlace, LiveRow, LiveRows, Taken};
 pub use merged::{Interval, Merge};
 pub(crate) use postgres::tls_connector;
 
-use crate::config::LetterLimit;
+use crate::config::{AlertConfig, LetterLimit};
 use letters::LETTER_BYTES;
 
 /// The private state of one group in one window or pane, encoded (versioned and mergeable; see `window`).
@@ -79,6 +82,24 @@ pub trait Definition: Send + Sync {
     fn window(&self) -> Option<WindowSpec>;
     /// The definition as JSON, secrets masked.
     fn definition(&self) -> &serde_json::Value;
+    /// Its alerts.
+    fn alerts(&self) -> &[AlertConfig] {
+        &[]
+    }
+    /// Which of its alerts hold for a row: for the state of a group in a window that begins then. With the same group's
+    /// state one window earlier and when that one began, where there is one.
+    ///
+    /// # Errors
+    /// Where the bytes are no states, or no key, of this pipeline.
+    fn holds(
+        &self,
+        _state: &[u8],
+        _window_start: i64,
+        _group: &[u8],
+        _previous: Option<(i64, &[u8])>,
+    ) -> Result<Vec<bool>, String> {
+        Ok(Vec::new())
+    }
     /// How long rows stay behind the end of their window, by the watermark, ms; `None`: for ever.
     fn retain_ms(&self) -> Option<i64> {
         None
@@ -212,6 +233,8 @@ pub struct Snapshot {
     pub revise: Option<Revision>,
     /// How many of its letters are under replay.
     pub under_replay: u64,
+    /// How many groups fire, by alert.
+    pub firing: BTreeMap<String, u64>,
 }
 
 /// A pipeline as the store knows it.
@@ -288,6 +311,8 @@ pub struct Flush {
     pub letters: LetterLimit,
     /// Who is told of the rows that it has changed.
     pub live: Option<Arc<LiveRows>>,
+    /// What alerts need.
+    pub alerts: AlertFlush,
     /// What is written.
     pub chunks: Receiver<Chunk>,
     /// How it ended.
@@ -335,7 +360,7 @@ pub struct Query {
 }
 
 /// Rows of a view.
-#[derive(Clone, PartialEq, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, PartialEq, Default, Debug, serde::Serialize, serde::Deserialize)]
 pub struct ResultRows {
     /// The view's columns.
     pub columns: Vec<String>,

@@ -66,7 +66,7 @@ pub(super) fn read(
     let stored = session.stored(shape.definition.pipeline(), &keys)?;
     let mut rows = HashMap::new();
     for (window, stored) in windows.into_iter().zip(stored) {
-        let Some(Stored { state, partial, revised_at }) = stored else { continue };
+        let Some(Stored { state, partial, revised_at, .. }) = stored else { continue };
         let slots = Others::decode(&state);
         let slots = slots.map_err(|why| shape.unreadable("`other` state", window, &why.to_string()))?;
         rows.insert(window, OtherRow { slots, partial, revised_at, is_stored: true, has_changed: false });

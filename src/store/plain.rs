@@ -129,6 +129,11 @@ macro_rules! plain_tables {
             rows.into_iter().map(|(row, checkpoint)| read_registered(row, checkpoint.into())).collect()
         }
 
+        pub(super) fn count_rows(connection: &mut $Connection, pipeline: &str) -> Result<u64, StoreError> {
+            let rows = window_results::table.filter(window_results::pipeline.eq(pipeline)).count();
+            Ok(rows.get_result::<i64>(connection)?.cast_unsigned())
+        }
+
         pub(super) fn amend(
             connection: &mut $Connection,
             pipeline: &str,

@@ -89,4 +89,29 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    alerts (pipeline, alert, group_hash, fired_at) {
+        pipeline -> Text,
+        alert -> Text,
+        group_hash -> Binary,
+        fired_at -> BigInt,
+        window_start -> BigInt,
+        window_end -> BigInt,
+        group_values -> Text,
+        result_values -> Text,
+        resolved_at -> Nullable<BigInt>,
+        untold -> BigInt,
+    }
+}
+
+diesel::table! {
+    alert_conditions (pipeline, alert, group_hash) {
+        pipeline -> Text,
+        alert -> Text,
+        group_hash -> Binary,
+        since -> BigInt,
+        fired -> Bool,
+    }
+}
+
 diesel::allow_tables_to_appear_in_same_query!(pipelines, checkpoints);

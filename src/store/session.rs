@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::alerts::AlertTables;
 use super::handle::Replay;
 use super::image::{Key, PaneImage, RowImage};
 use super::merged::StateRow;
@@ -35,10 +36,11 @@ pub(super) struct Stored {
     pub(super) state: StateBytes,
     pub(super) partial: bool,
     pub(super) revised_at: Option<i64>,
+    pub(super) revision: i64,
 }
 
 /// One connection. After an error it is dropped, which rolls back whatever was open.
-pub(super) trait Session {
+pub(super) trait Session: AlertTables {
     /// What an error really is, by what only the connection knows.
     fn judge(&self, error: StoreError) -> StoreError {
         error
@@ -58,6 +60,8 @@ pub(super) trait Session {
     fn registered(&mut self, pipeline: &str) -> Result<Option<Registered>, StoreError>;
     /// All pipelines that are registered, intakes included, ordered.
     fn all_registered(&mut self) -> Result<Vec<Registered>, StoreError>;
+    /// How many rows a pipeline has.
+    fn count_rows(&mut self, pipeline: &str) -> Result<u64, StoreError>;
     /// Gives a pipeline another definition, and notes its added aggregates (JSON).
     fn amend(&mut self, pipeline: &str, definition: &str, hash: &str, added: &str) -> Result<(), StoreError>;
     /// Gives a pipeline another definition as a new revision, and deletes what that makes anew.

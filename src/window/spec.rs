@@ -42,6 +42,33 @@ impl WindowSpec {
             Self::Session { .. } => None,
         }
     }
+
+    /// The window that is next to close at a watermark: the one that it is in, of sliding windows the first of those.
+    /// `None` for sessions, of which each group has its own.
+    pub fn next_to_close(&self, watermark: i64) -> Option<(i64, i64)> {
+        match self {
+            Self::Tumbling { size_ms } => {
+                let start = watermark.saturating_sub(watermark.rem_euclid(*size_ms));
+                Some((start, start.saturating_add(*size_ms)))
+            }
+            Self::Sliding { size_ms, every_ms } => {
+                let end = watermark.saturating_sub(watermark.rem_euclid(*every_ms)).saturating_add(*every_ms);
+                Some((end.saturating_sub(*size_ms), end))
+            }
+            Self::Calendar(calendar) => Some(calendar.span_of(watermark)),
+            Self::Session { .. } => None,
+        }
+    }
+
+    /// The window one earlier in the sequence; `None` for sessions.
+    pub fn before(&self, (start, end): (i64, i64)) -> Option<(i64, i64)> {
+        match self {
+            Self::Tumbling { size_ms } => Some((start.saturating_sub(*size_ms), start)),
+            Self::Sliding { every_ms, .. } => Some((start.saturating_sub(*every_ms), end.saturating_sub(*every_ms))),
+            Self::Calendar(calendar) => Some(calendar.span_of(start.saturating_sub(1))),
+            Self::Session { .. } => None,
+        }
+    }
 }
 
 /// How a pipeline tells what it has seen.

@@ -1,6 +1,7 @@
 //! A daemon in a folder of its own, clients, and SQL over its store.
 
 pub mod postgres;
+pub mod receiver;
 pub mod redis;
 pub mod weblog;
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, never, select};
 
+use super::super::lines::{Chunk, InputError};
 use super::connection::{Connection, hung_up};
-use super::input::{Chunk, InputError};
 use crate::cli::pace::Pace;
 use crate::cli::table::escape;
 use crate::input::Reply;

@@ -1,27 +1,26 @@
-//! `send`: files or stdin to a stream. `input` makes chunks of whole lines, `connection` is the socket, `delivery` brings
-//! the one over the other, exactly once where the sender has a name.
+//! `send`: files or stdin to a stream. `connection` is the socket, `delivery` brings chunks of whole lines over it, exactly
+//! once where the sender has a name.
 
 mod connection;
 mod delivery;
-mod input;
 
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::error::CliError;
+use super::lines::{Chunk, InputError, Lines};
 use super::pace::Pace;
+use super::progress::Progress;
 use crate::clock::Clock;
 use crate::event::is_producer_name;
 use crate::units;
 use delivery::{Delivery, DeliveryError, Outcome, Target};
-use input::{Chunk, InputError, Lines};
 
 /// How long a named sender tries to get back to its stream, unless told.
 const RETRY_FOR: Duration = Duration::from_secs(30);
@@ -117,7 +116,7 @@ fn jobs(args: &Args, bytes_read: &Arc<AtomicU64>) -> Result<Vec<Job>, CliError> 
         let is_stdin = path == Path::new("-");
         let source = || if is_stdin { Ok(Lines::stdin()) } else { Lines::open(path, bytes_read.clone()) };
         let bytes = if is_stdin { 0 } else { std::fs::metadata(path).map_or(0, |metadata| metadata.len()) };
-        let lines = source().map_err(input_failure)?;
+        let lines = source().map_err(CliError::from)?;
         match (&args.producer, jobs.first_mut()) {
             (Some(_), Some(job)) => {
                 job.sources.push(lines);
@@ -127,8 +126,8 @@ fn jobs(args: &Args, bytes_read: &Arc<AtomicU64>) -> Result<Vec<Job>, CliError> 
             (Some(name), None) => jobs.push(Job { producer: Some(name.clone()), sources: vec![lines], bytes }),
             (None, _) if is_stdin => jobs.push(Job { producer: None, sources: vec![lines], bytes }),
             (None, _) => {
-                let mut probe = Lines::open(path, Arc::default()).map_err(input_failure)?;
-                let name = producer_of(path, &probe.first_line().map_err(input_failure)?);
+                let mut probe = Lines::open(path, Arc::default()).map_err(CliError::from)?;
+                let name = producer_of(path, &probe.first_line().map_err(CliError::from)?);
                 if jobs.iter().any(|job| job.producer.as_ref() == Some(&name)) {
                     return Err(CliError::Usage(format!(
                         "{}: another file has this name and this first line, and would be taken for it; send them apart \
@@ -171,16 +170,9 @@ fn read_ahead(sources: Vec<Lines>) -> crossbeam_channel::Receiver<Result<Chunk, 
 
 fn failure(error: DeliveryError) -> CliError {
     match error {
-        DeliveryError::Input(error) => input_failure(error),
+        DeliveryError::Input(error) => CliError::from(error),
         DeliveryError::OtherInput { .. } => CliError::Usage(error.to_string()),
         _ => CliError::Unavailable(error.to_string()),
-    }
-}
-
-fn input_failure(error: InputError) -> CliError {
-    match error {
-        InputError::Read { input, error } => CliError::Io { what: format!("cannot read {input}"), error },
-        _ => CliError::Usage(error.to_string()),
     }
 }
 
@@ -215,53 +207,6 @@ fn counts(producer: Option<&str>, outcome: Outcome) -> Value {
         "producer": producer, "lines": lines, "accepted": accepted, "rejected": rejected, "skipped": skipped,
         "unreported": unreported,
     })
-}
-
-/// A bar on stderr, if that is a terminal.
-struct Progress {
-    bar: ProgressBar,
-    bytes_read: Arc<AtomicU64>,
-}
-
-impl Progress {
-    fn new(bytes: u64, bytes_read: Arc<AtomicU64>) -> Self {
-        let bar = match (io::stderr().is_terminal(), bytes) {
-            (false, _) => ProgressBar::hidden(),
-            (true, 0) => ProgressBar::new_spinner(),
-            (true, bytes) => ProgressBar::new(bytes),
-        };
-        let template = if bytes == 0 { "{spinner} {msg}" } else { "{bar:30} {bytes}/{total_bytes} {eta} {msg}" };
-        // The template is right, and without it a bar has a style, too.
-        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        Self { bar: bar.with_style(style), bytes_read }
-    }
-
-    fn show(&self, lines: u64) {
-        if self.bar.is_hidden() {
-            return;
-        }
-        let rate = lines as f64 / self.bar.elapsed().as_secs_f64().max(0.001);
-        self.bar.set_message(format!("{lines} lines, {rate:.0} lines/s"));
-        self.bar.set_position(self.bytes_read.load(Ordering::Relaxed));
-    }
-
-    fn end(&self) {
-        self.bar.finish_and_clear();
-    }
-}
-
-/// Counts what is read from a file, before it is inflated: that is what its size is known of.
-struct Counting<R> {
-    inner: R,
-    bytes: Arc<AtomicU64>,
-}
-
-impl<R: Read> Read for Counting<R> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let bytes = self.inner.read(into)?;
-        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        Ok(bytes)
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Against a server in this process that keeps lines as a stream does, and breaks where it is told.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Mutex;
 

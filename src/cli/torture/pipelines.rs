@@ -65,6 +65,8 @@ struct Sums {
     load_quarters: i64,
     most: i64,
     amount: i64,
+    /// Of ten seconds: the same for all events of one.
+    slot: i64,
     kinds: BTreeSet<&'static str>,
 }
 
@@ -76,6 +78,7 @@ impl Sums {
         self.load_quarters += event.load_quarters;
         self.most = self.most.max(event.number);
         self.amount += event.amount.unwrap_or(0);
+        self.slot = event.time.div_euclid(10_000);
         self.kinds.insert(event.kind);
     }
 
@@ -106,12 +109,17 @@ squares = "sum(n * n)"
 load = "sum(load)"
 mean = "avg(load)"
 most = "max(n)"
+slot = "min(div(ts, 10000))"
+[pipelines.tumbling.alerts]
+busy = { when = "events >= 50 AND slot - 2 * div(slot, 2) = 0" }
 "#,
         late: Late::Update,
         mended: None,
         windows: Windows::every(10_000, 10_000),
         fate: |_| Fate::Counts,
         group: |event| [("producer", json!(event.producer)), ("kind", json!(event.kind))].into(),
+        // The alert: a count only grows, and no two windows in a row can have it; so it is the same one, whether it fires
+        // while its window is open or when that closes.
         values: |sums| {
             [
                 ("events", sums.count as f64),
@@ -120,6 +128,7 @@ most = "max(n)"
                 ("load", sums.load()),
                 ("mean", sums.load() / sums.count as f64),
                 ("most", sums.most as f64),
+                ("slot", sums.slot as f64),
             ]
             .into()
         },

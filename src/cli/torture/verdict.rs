@@ -24,6 +24,9 @@ const LETTERS: &str = "SELECT pipeline || chr || {line} || chr || stream || chr 
 const ACCOUNTS: &str = "SELECT pipeline || chr || read || chr || made || chr || filtered || chr || aggregated || chr \
      || late || chr || dead || chr || exploded || chr || skipped || chr || partly_late || chr \
      || coalesce(CAST(watermark AS text), '-') AS r FROM {schema}checkpoints";
+/// By the window that they fired for; when that was is the flushes' business.
+const ALERTS: &str = "SELECT pipeline || ' ' || alert || ' ' || CAST(group_values AS text) || ' ' || window_start || ' ' \
+     || window_end || chr || CASE WHEN resolved_at IS NULL THEN 'firing' ELSE 'resolved' END AS r FROM {schema}alerts";
 const SEPARATOR: char = '\u{1f}';
 
 /// What a store holds, under names that say which row it is.
@@ -34,6 +37,8 @@ pub(super) struct Tables {
     /// How often a line is a letter that has not counted since, by pipeline and line.
     lines: BTreeMap<(String, Vec<u8>), u64>,
     accounts: BTreeMap<String, String>,
+    /// How often each fired, and how it stands.
+    alerts: BTreeMap<String, String>,
 }
 
 struct Row {
@@ -85,6 +90,14 @@ impl Tables {
         let accounts: Vec<Vec<String>> = read(ACCOUNTS)?;
         for account in accounts {
             tables.accounts.insert(account[0].clone(), account[1..].join(" "));
+        }
+        let alerts: Vec<Vec<String>> = read(ALERTS)?;
+        for alert in alerts {
+            let [key, state] = &alert[..] else { return Err(odd(&alert)) };
+            let before = tables.alerts.insert(key.clone(), state.clone());
+            if before.is_some() {
+                tables.alerts.insert(key.clone(), "fired twice".to_owned());
+            }
         }
         Ok(tables)
     }
@@ -142,6 +155,7 @@ impl Verdict {
             ("row", stored(&tortured), stored(calm)),
             ("letter", tortured.letters, calm.letters.clone()),
             ("account", tortured.accounts, calm.accounts.clone()),
+            ("alert", tortured.alerts, calm.alerts.clone()),
         ] {
             differ += verdict.compare(&format!("undisturbed, {what}"), &tortured, &calm, |a, b| a == b);
         }

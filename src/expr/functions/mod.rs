@@ -14,8 +14,8 @@ use super::node::About;
 use super::tree::Arithmetic;
 
 /// The names that mean an aggregate, and never a function of one event.
-pub(super) const AGGREGATES: [&str; 12] =
-    ["count", "sum", "avg", "min", "max", "stddev", "variance", "first", "last", "quantile", "median", "previous"];
+pub(super) const AGGREGATES: [&str; 11] =
+    ["count", "sum", "avg", "min", "max", "stddev", "variance", "first", "last", "quantile", "median"];
 
 /// What a name before parentheses means.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

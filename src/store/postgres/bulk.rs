@@ -165,6 +165,8 @@ struct StoredRow {
     partial: bool,
     #[diesel(sql_type = Nullable<BigInt>)]
     revised_at: Option<i64>,
+    #[diesel(sql_type = BigInt)]
+    revision: i64,
 }
 
 pub(super) fn delete_rows(connection: &mut Connection, pipeline: &str, keys: &[Key]) -> Result<(), StoreError> {
@@ -188,9 +190,9 @@ pub(super) fn stored(
     keys: &[Key],
 ) -> Result<Vec<Option<Stored>>, StoreError> {
     let found: Vec<StoredRow> = sql_query(
-        "SELECT u.i AS index, one.state, one.partial, one.revised_at \
+        "SELECT u.i AS index, one.state, one.partial, one.revised_at, one.revision \
          FROM unnest($2, $3, $4) WITH ORDINALITY AS u (s, e, h, i), \
-         LATERAL (SELECT w.state, w.partial, w.revised_at FROM window_results w \
+         LATERAL (SELECT w.state, w.partial, w.revised_at, w.revision FROM window_results w \
          WHERE w.pipeline = $1 AND w.window_start = u.s AND w.window_end = u.e AND w.group_hash = u.h OFFSET 0) AS one",
     )
     .bind::<Text, _>(pipeline)
@@ -201,8 +203,8 @@ pub(super) fn stored(
     let mut found: HashMap<usize, Stored> = found
         .into_iter()
         .map(|row| {
-            let StoredRow { index, state, partial, revised_at } = row;
-            (index as usize, Stored { state, partial, revised_at })
+            let StoredRow { index, state, partial, revised_at, revision } = row;
+            (index as usize, Stored { state, partial, revised_at, revision })
         })
         .collect();
     // Ordinality counts from 1.

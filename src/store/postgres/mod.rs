@@ -3,6 +3,7 @@
 //! Each of the store's threads drives its own connection, as diesel's synchronous interface over an asynchronous
 //! connection: a flush waits for chunks and for the server in turn, and nothing else runs on its thread.
 
+mod alerts;
 mod bulk;
 mod connection;
 mod migrate;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use diesel::connection::TransactionManager;
 use diesel::prelude::*;
 
+use super::alerts::AlertTables;
 use super::image::{Key, PaneImage, RowImage};
 use super::merged::StateRow;
 use super::schema::checkpoints;
@@ -37,6 +39,14 @@ pub(crate) use tls::connector as tls_connector;
 /// A row's own address, and how it is one of some.
 const ROW_ID: &str = "ctid";
 const ROW_IN: (&str, &str) = ("ctid = ANY(ARRAY(", "))");
+
+/// A list of `alerts::Item` as rows.
+const LIST: &str = "(SELECT (j->>0)::bigint AS s, (j->>1)::bigint AS e, decode(j->>2, 'hex') AS h, \
+                    (j->>3)::bigint AS t FROM json_array_elements(LIST::json) AS x (j)) AS l";
+/// Behind it: the row of each. As in `bulk`, one look into the index for each.
+const LISTED_ROWS: &str = ", LATERAL (SELECT w.group_values, w.result_values FROM window_results w \
+                           WHERE w.pipeline = $1 AND w.window_start = l.s AND w.window_end = l.e \
+                           AND w.group_hash = l.h OFFSET 0) AS w";
 
 /// The time, unix ms, as SQL.
 const NOW_MS: &str = "(extract(epoch FROM now()) * 1000)::bigint";
@@ -117,6 +127,11 @@ impl Session for PostgresSession {
         plain::all_registered(&mut self.connection)
     }
 
+    fn count_rows(&mut self, pipeline: &str) -> Result<u64, StoreError> {
+        self.state.clear();
+        plain::count_rows(&mut self.connection, pipeline)
+    }
+
     fn amend(&mut self, pipeline: &str, definition: &str, hash: &str, added: &str) -> Result<(), StoreError> {
         plain::amend(&mut self.connection, pipeline, definition, hash, added)
     }
@@ -139,6 +154,7 @@ impl Session for PostgresSession {
 
     fn drop_pipeline(&mut self, pipeline: &str) -> Result<(), StoreError> {
         plain::drop_pipeline(&mut self.connection, pipeline)?;
+        self.drop_alerts(pipeline)?;
         views::remove(&mut self.connection, &self.schema, pipeline)
     }
 

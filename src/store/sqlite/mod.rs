@@ -1,5 +1,6 @@
 //! The embedded store: SQLite, in one file.
 
+mod alerts;
 mod connection;
 mod migrate;
 mod plain;
@@ -16,6 +17,7 @@ use diesel::connection::{AnsiTransactionManager, TransactionManager};
 use diesel::prelude::*;
 use diesel::upsert::excluded;
 
+use super::alerts::AlertTables;
 use super::image::{Key, PaneImage, RowImage};
 use super::merged::StateRow;
 use super::schema::{checkpoints, dead_letters, window_results};
@@ -31,6 +33,13 @@ use upsert::{UpsertPane, UpsertRow};
 /// A row's own address, and how it is one of some.
 const ROW_ID: &str = "rowid";
 const ROW_IN: (&str, &str) = ("rowid IN (", ")");
+
+/// A list of `alerts::Item` as rows.
+const LIST: &str = "(SELECT value->>0 AS s, value->>1 AS e, unhex(value->>2) AS h, value->>3 AS t \
+                    FROM json_each(LIST)) AS l";
+/// Behind it: the row of each.
+const LISTED_ROWS: &str = " CROSS JOIN window_results w ON w.pipeline = $1 AND w.window_start = l.s \
+                           AND w.window_end = l.e AND w.group_hash = l.h";
 
 /// The time, unix ms, as SQL.
 const NOW_MS: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
@@ -120,6 +129,10 @@ impl Session for SqliteSession {
         plain::all_registered(&mut self.connection)
     }
 
+    fn count_rows(&mut self, pipeline: &str) -> Result<u64, StoreError> {
+        plain::count_rows(&mut self.connection, pipeline)
+    }
+
     fn amend(&mut self, pipeline: &str, definition: &str, hash: &str, added: &str) -> Result<(), StoreError> {
         plain::amend(&mut self.connection, pipeline, definition, hash, added)
     }
@@ -142,6 +155,7 @@ impl Session for SqliteSession {
 
     fn drop_pipeline(&mut self, pipeline: &str) -> Result<(), StoreError> {
         plain::drop_pipeline(&mut self.connection, pipeline)?;
+        self.drop_alerts(pipeline)?;
         views::remove(&mut self.connection, pipeline)
     }
 
@@ -346,12 +360,17 @@ impl Session for SqliteSession {
 
     fn stored(&mut self, pipeline: &str, keys: &[Key]) -> Result<Vec<Option<Stored>>, StoreError> {
         let one = |key: &Key| {
-            let found: Option<(Vec<u8>, bool, Option<i64>)> = window_results::table
+            let found: Option<(Vec<u8>, bool, Option<i64>, i64)> = window_results::table
                 .find((pipeline, key.window_start, key.window_end, &key.group_hash[..]))
-                .select((window_results::state, window_results::partial, window_results::revised_at))
+                .select((
+                    window_results::state,
+                    window_results::partial,
+                    window_results::revised_at,
+                    window_results::revision,
+                ))
                 .first(&mut self.connection)
                 .optional()?;
-            Ok(found.map(|(state, partial, revised_at)| Stored { state, partial, revised_at }))
+            Ok(found.map(|(state, partial, revised_at, revision)| Stored { state, partial, revised_at, revision }))
         };
         keys.iter().map(one).collect()
     }

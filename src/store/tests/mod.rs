@@ -21,6 +21,7 @@ macro_rules! on_both {
     )*};
 }
 
+mod alerts;
 mod flushes;
 mod hostile;
 mod letters;

@@ -11,11 +11,11 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 
 use super::postgres;
-use crate::config::{AtLimit, ColumnType, LetterLimit, PostgresConfig, PostgresTls, StoreUrl};
+use crate::config::{AlertConfig, AtLimit, ColumnType, LetterLimit, PostgresConfig, PostgresTls, StoreUrl};
 use crate::event::{Account, Letter, LetterKind, Origin};
 use crate::store::{
-    Admit, Change, Checkpoint, Chunk, Column, Course, Definition, Fence, Flush, Flushed, Query, Snapshot, Store,
-    StoreError,
+    Admit, AlertFlush, Change, Checkpoint, Chunk, Column, Course, Definition, Fence, Flush, Flushed, Query, Snapshot,
+    Store, StoreError,
 };
 use crate::window::WindowSpec;
 
@@ -30,6 +30,8 @@ pub(super) struct Definitions {
     pub json: Value,
     pub raw_retain_ms: Option<i64>,
     pub window: Option<WindowSpec>,
+    pub alerts: Vec<AlertConfig>,
+    pub retain_ms: Option<i64>,
 }
 
 pub(super) fn by_path(name: &str) -> Definitions {
@@ -41,6 +43,8 @@ pub(super) fn by_path(name: &str) -> Definitions {
         json: json!({"name": name}),
         raw_retain_ms: None,
         window: Some(WindowSpec::Tumbling { size_ms: 60_000 }),
+        alerts: Vec::new(),
+        retain_ms: None,
     }
 }
 
@@ -88,6 +92,22 @@ impl Definition for Definitions {
     }
     fn definition(&self) -> &Value {
         &self.json
+    }
+    fn alerts(&self) -> &[AlertConfig] {
+        &self.alerts
+    }
+    /// Where there are at least ten events; of one that asks for the window before, more than there.
+    fn holds(&self, state: &[u8], _: i64, _: &[u8], previous: Option<(i64, &[u8])>) -> Result<Vec<bool>, String> {
+        let count = parts(state)?.0;
+        let before = previous.map(|(_, state)| parts(state)).transpose()?;
+        let holds = |alert: &AlertConfig| match alert.asks_previous {
+            true => before.is_some_and(|(before, _)| count > before),
+            false => count >= 10,
+        };
+        Ok(self.alerts.iter().map(holds).collect())
+    }
+    fn retain_ms(&self) -> Option<i64> {
+        self.retain_ms
     }
     fn raw_retain_ms(&self) -> Option<i64> {
         self.raw_retain_ms
@@ -274,6 +294,7 @@ pub(super) fn a_flush(
             revise: None,
             letters,
             live: None,
+            alerts: AlertFlush::default(),
             chunks: receiver,
             reply,
         },

@@ -5,12 +5,12 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::bufread::MultiGzDecoder;
 use memchr::{memchr, memrchr};
 
-use super::Counting;
+use super::error::CliError;
 use crate::event::Format;
 
 /// Bytes that are read at once.
@@ -39,6 +39,15 @@ pub(super) enum InputError {
     LongLine { input: Arc<str>, line: u64 },
 }
 
+impl From<InputError> for CliError {
+    fn from(error: InputError) -> Self {
+        match error {
+            InputError::Read { input, error } => Self::Io { what: format!("cannot read {input}"), error },
+            _ => Self::Usage(error.to_string()),
+        }
+    }
+}
+
 /// One source.
 pub(super) struct Lines {
     name: Arc<str>,
@@ -49,6 +58,8 @@ pub(super) struct Lines {
     lines_read: u64,
     /// What it holds, by its first line: which lines are comments depends on it.
     format: Option<Format>,
+    /// Whether a line may begin with `@`, which is an event for whoever does not speak the protocol.
+    takes_control_lines: bool,
     ended: bool,
 }
 
@@ -74,7 +85,20 @@ impl Lines {
 
     /// Any source under this name.
     pub(super) fn new(name: &str, reader: Box<dyn Read + Send>) -> Self {
-        Self { name: name.into(), reader, torn: Vec::new(), lines_read: 0, format: None, ended: false }
+        Self {
+            name: name.into(),
+            reader,
+            torn: Vec::new(),
+            lines_read: 0,
+            format: None,
+            takes_control_lines: false,
+            ended: false,
+        }
+    }
+
+    /// With lines that begin with `@`.
+    pub(super) fn with_control_lines(self) -> Self {
+        Self { takes_control_lines: true, ..self }
     }
 
     /// The first line that is sent, or nothing; for a source that is read for this alone.
@@ -131,7 +155,7 @@ impl Lines {
         let (mut start, mut lines, mut kept) = (0, 0, 0);
         while let Some(lf) = memchr(b'\n', &bytes[start..]).map(|at| start + at) {
             self.lines_read += 1;
-            if bytes[start] == b'@' {
+            if bytes[start] == b'@' && !self.takes_control_lines {
                 return Err(InputError::ControlLine { input: self.name.clone(), line: self.lines_read });
             }
             // Most lines show with their first byte that they are not blank.
@@ -156,6 +180,20 @@ impl Lines {
     fn is_comment(&mut self, first: u8) -> bool {
         let format = self.format.get_or_insert(if first == b'{' { Format::Ndjson } else { Format::Influx });
         first == b'#' && *format == Format::Influx
+    }
+}
+
+/// Counts what is read from a file, before it is inflated: that is what its size is known of.
+struct Counting<R> {
+    inner: R,
+    bytes: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counting<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.inner.read(into)?;
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        Ok(bytes)
     }
 }
 

@@ -1,0 +1,3 @@
+//! Alerts, as PostgreSQL has them.
+
+crate::store::plain_alerts::alert_tables!(super::SqliteSession);
