@@ -12,7 +12,7 @@ export TIDEMILL
 
 "$TIDEMILL" run tidemill.toml --ready "$folder/ready" &
 mill=$!
-trap 'kill "$mill" 2>/dev/null; stop_servers' EXIT
+trap 'kill "$mill" 2>/dev/null || :; stop_servers' EXIT
 until [ -s "$folder/ready" ]; do kill -0 "$mill"; sleep 0.1; done
 sh events.sh | "$TIDEMILL" send "${COUNTERS_TCP:-127.0.0.1:7600}" --producer counters
 kill "$mill" && wait "$mill"            # a daemon that has ended has committed all that it took

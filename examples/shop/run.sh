@@ -12,7 +12,7 @@ export TIDEMILL
 ready=$(mktemp)
 "$TIDEMILL" run tidemill.toml --ready "$ready" &
 mill=$!
-trap 'kill "$mill" 2>/dev/null; rm "$ready"' EXIT
+trap 'kill "$mill" 2>/dev/null || :; rm "$ready"' EXIT
 until [ -s "$ready" ]; do kill -0 "$mill"; sleep 0.1; done
 sh events.sh | "$TIDEMILL" send "${SHOP_TCP:-127.0.0.1:7600}" --producer shop
 kill "$mill" && wait "$mill"            # a daemon that has ended has committed all that it took
