@@ -58,8 +58,10 @@ fn nginx_logs_events_of_the_web_log() {
         line("1772442003.170", "/docs?x=\\\"1\\\"", "200"),
         line("1772442004.000", "/docs", "200"),
         line("1772442005.001", "/", "503"),
+        // A minute and a half later: the ten minutes up to 09:01 are next to close.
+        line("1772442090.000", "/gone", "404"),
     ];
-    assert_eq!(daemon.send(lines.concat().as_bytes()), (3, 0));
+    assert_eq!(daemon.send(lines.concat().as_bytes()), (4, 0));
     daemon.wait_for_commit();
     assert_eq!(
         mill.rows("page_views", "path, views, bytes"),
