@@ -28,9 +28,7 @@ use crate::webhooks::Webhooks;
 
 pub(crate) use offline::{Offline, OfflineError};
 
-/// At most so long a stopping daemon waits for its pipelines.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
-/// At most so long it waits for Redis behind them.
+/// At most so long a stopping daemon waits for Redis behind its pipelines.
 const LIVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why a daemon does not start.
@@ -207,6 +205,7 @@ struct Face {
 /// The life of the daemon's thread.
 async fn live(mill: Tidemill, began: oneshot::Sender<Result<Face, StartError>>, mut stop: watch::Receiver<bool>) {
     let (file, clock) = (mill.file.clone(), mill.clock.clone());
+    let shutdown_timeout = Duration::from_millis(mill.config.shutdown_timeout_ms.unsigned_abs());
     let (reloads, mut asked) = Reloads::new();
     let (face, mut system, inputs, server, redis, webhooks) = match assemble(mill, reloads, &stop).await {
         Ok(parts) => parts,
@@ -244,7 +243,7 @@ async fn live(mill: Tidemill, began: oneshot::Sender<Result<Face, StartError>>, 
     for input in inputs {
         let _ = input.await;
     }
-    if !system.drain(SHUTDOWN_TIMEOUT).await {
+    if !system.drain(shutdown_timeout).await {
         log::warn!("not all is in the store yet; the journal has it, and the next start goes on from there");
     }
     // What nobody was told of yet is told by the next start.

@@ -260,7 +260,10 @@ impl Work {
                 );
             }
             view.other_events = all.other_events;
-            view.error = None;
+            // A commit that was under way when its pipeline stopped does not take back why.
+            if !view.state.is_stopped() {
+                view.error = None;
+            }
             view.away_since = None;
             view.oldest = view.oldest_behind_barrier;
             let (rows, letters, reason) = (flushed.rows, flushed.letters, barrier.reason.name());

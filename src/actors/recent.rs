@@ -111,35 +111,33 @@ impl Recent {
             cursor.live.store(true, Ordering::Relaxed);
             return Next::Head;
         }
-        let index = inner.batches.partition_point(|batch| batch.range.after < position);
-        match inner.batches.get(index) {
-            Some(batch) if batch.range.after == position && cursor.can_read(batch) => {
-                let batch = batch.clone();
-                drop(inner);
-                cursor.live.store(true, Ordering::Relaxed);
-                self.advance(cursor, batch.range.upto);
-                Next::Batch(batch)
-            }
-            _ => {
-                cursor.live.store(false, Ordering::Relaxed);
-                Next::Gone
-            }
-        }
+        let batch = inner.behind(position, cursor).cloned();
+        drop(inner);
+        cursor.live.store(batch.is_some(), Ordering::Relaxed);
+        let Some(batch) = batch else { return Next::Gone };
+        self.advance(cursor, batch.range.upto);
+        Next::Batch(batch)
     }
 
     /// Whether `next` would not send the reader to the journal.
     pub fn has_next(&self, cursor: &Cursor) -> bool {
         let position = cursor.position.load(Ordering::Relaxed);
         let inner = self.inner.lock();
-        let oldest = inner.batches.front().filter(|oldest| oldest.range.after <= position);
-        let first = inner.batches.iter().find(|batch| batch.range.upto > position);
-        position >= inner.upto || oldest.is_some() && first.is_some_and(|batch| cursor.can_read(batch))
+        position >= inner.upto || inner.behind(position, cursor).is_some()
     }
 
     /// Moves a cursor over records that its reader had from the journal.
     pub fn advance(&self, cursor: &Cursor, upto: Position) {
         cursor.position.store(upto, Ordering::Relaxed);
         self.moved.notify_one();
+    }
+}
+
+impl Inner {
+    /// The batch that begins behind a position, where a reader can read it.
+    fn behind(&self, position: Position, cursor: &Cursor) -> Option<&Arc<Batch>> {
+        let index = self.batches.partition_point(|batch| batch.range.after < position);
+        self.batches.get(index).filter(|batch| batch.range.after == position && cursor.can_read(batch))
     }
 }
 
@@ -195,8 +193,10 @@ mod tests {
         for position in 1..5 {
             recent.advance(&cursor, position);
             assert!(matches!(recent.next(&cursor), Next::Gone), "{position}");
+            assert!(!recent.has_next(&cursor), "{position}");
         }
         recent.advance(&cursor, 5);
+        assert!(recent.has_next(&cursor));
         assert!(matches!(recent.next(&cursor), Next::Batch(b) if b.range.upto == 6));
         assert_eq!(*recent.head().borrow(), 6);
     }

@@ -100,10 +100,22 @@ fn find<'c>(pipelines: &'c [PipelineConfig], name: &str) -> Option<&'c serde_jso
 
 /// The parts of a config, pipelines apart, that are not as before.
 fn needs_restart(before: &Config, now: &Config) -> Vec<String> {
-    let Config { data_dir, min_free_bytes, store, http, redis, dead_letters, streams, pipelines: _, tests: _ } = before;
+    let Config {
+        data_dir,
+        min_free_bytes,
+        shutdown_timeout_ms,
+        store,
+        http,
+        redis,
+        dead_letters,
+        streams,
+        pipelines: _,
+        tests: _,
+    } = before;
     let parts = [
         ("data_dir", *data_dir != now.data_dir),
         ("min_free", *min_free_bytes != now.min_free_bytes),
+        ("shutdown_timeout", *shutdown_timeout_ms != now.shutdown_timeout_ms),
         ("[store]", *store != now.store),
         ("[http]", *http != now.http),
         ("[redis]", *redis != now.redis),

@@ -22,6 +22,7 @@ pub fn describe(config: &Config, mailbox_bytes: u64) -> String {
     let mut out = Writer(String::new());
     out.line("data_dir", quoted(&config.data_dir.to_string_lossy()));
     out.size("min_free", config.min_free_bytes);
+    out.duration("shutdown_timeout", config.shutdown_timeout_ms);
     out.head("[store]");
     out.line("url", quoted(&config.store.url.to_string()));
     if let StoreUrl::Postgres(postgres) = &config.store.url {

@@ -13,11 +13,8 @@ use super::pipeline::read_pipelines;
 use super::reader::{Context, Section};
 use super::redis::read_redis;
 use super::report::{Mistake, Report};
-use super::settings::{read_data, read_dead_letters, read_http, read_store};
+use super::settings::{read_data, read_dead_letters, read_http, read_shutdown_timeout, read_store};
 use super::streams::read_streams;
-
-/// Keys of the contract whose feature comes later.
-const LATER: [&str; 1] = ["shutdown_timeout"];
 
 /// Reads a config file, with the process's environment; relative paths begin at its folder.
 ///
@@ -89,6 +86,7 @@ fn is_in_brackets(error: &toml::de::Error) -> bool {
 /// All of the file; with mistakes, the result has gaps and is not used.
 fn read_config(mut root: Section<'_>) -> Config {
     let (data_dir, min_free_bytes) = read_data(&mut root);
+    let shutdown_timeout_ms = read_shutdown_timeout(&mut root);
     let store = read_store(&mut root, &data_dir);
     let (http, http_listener) = read_http(&mut root);
     let (redis, has_redis) = read_redis(&mut root);
@@ -96,11 +94,21 @@ fn read_config(mut root: Section<'_>) -> Config {
     let mut streams = read_streams(&mut root);
     let pipelines = read_pipelines(&mut root, &streams, has_redis);
     let tests = read_tests(&mut root, &streams, &pipelines);
-    root.later(&LATER);
     let listeners: Vec<_> =
         std::iter::once(http_listener).chain(streams.iter_mut().filter_map(|stream| stream.listener.take())).collect();
     check_clashes(root.context, &listeners);
     root.finish();
     let streams = streams.into_iter().map(|stream| stream.config).collect();
-    Config { data_dir, min_free_bytes, store, http, redis, dead_letters, streams, pipelines, tests }
+    Config {
+        data_dir,
+        min_free_bytes,
+        shutdown_timeout_ms,
+        store,
+        http,
+        redis,
+        dead_letters,
+        streams,
+        pipelines,
+        tests,
+    }
 }

@@ -51,6 +51,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Producers are held while its disk has less than this.
     pub min_free_bytes: u64,
+    /// A daemon that stops waits so long until all is flushed.
+    pub shutdown_timeout_ms: i64,
     /// Where results go.
     pub store: StoreConfig,
     /// API and stats.

@@ -13,6 +13,7 @@ use super::{AtLimit, DeadLettersConfig, HttpConfig, LetterLimit, StoreConfig, St
 
 const DATA_DIR: &str = "data";
 const MIN_FREE_BYTES: u64 = 256 << 20;
+const SHUTDOWN_TIMEOUT_MS: i64 = 20_000;
 const STORE_FILE: &str = "tidemill.db";
 const SCHEMA: &str = "tidemill";
 const FLUSH_EVERY_MS: i64 = 1_000;
@@ -34,6 +35,11 @@ pub(super) fn read_data(root: &mut Section<'_>) -> (PathBuf, u64) {
     });
     let min_free = root.take("min_free").and_then(|setting| setting.size(0..=1 << 50));
     (data_dir.unwrap_or_else(|| base.join(DATA_DIR)), min_free.unwrap_or(MIN_FREE_BYTES))
+}
+
+/// How long a daemon that stops waits until all is flushed.
+pub(super) fn read_shutdown_timeout(root: &mut Section<'_>) -> i64 {
+    root.take("shutdown_timeout").and_then(|setting| setting.duration(0)).unwrap_or(SHUTDOWN_TIMEOUT_MS)
 }
 
 /// `[store]`

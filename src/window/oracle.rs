@@ -87,6 +87,8 @@ pub(super) struct Plan {
     pub(super) watermark: WatermarkSpec,
     /// Position of the first record.
     pub(super) begin: u64,
+    /// All times are multiples of it.
+    pub(super) unit_ms: i64,
     /// So many slots, and groups in each.
     pub(super) slots: u8,
     pub(super) groups: u64,
@@ -147,11 +149,13 @@ type Members = Vec<(u64, TestEvent)>;
 
 /// Event by event: for each window that an event belongs to, whether it is in.
 pub(super) fn run(plan: &Plan, records: &[(i64, TestRecord)]) -> Outcome {
-    let (size, every) = match plan.window {
-        WindowSpec::Tumbling { size_ms } => (size_ms, size_ms),
-        WindowSpec::Sliding { size_ms, every_ms } => (size_ms, every_ms),
+    let (size, every, shift) = match plan.window {
+        WindowSpec::Tumbling { size_ms } => (size_ms, size_ms, 0),
+        WindowSpec::Sliding { size_ms, every_ms } => (size_ms, every_ms, 0),
         WindowSpec::Session { gap_ms } => return run_sessions(plan, gap_ms, records),
-        WindowSpec::Calendar(_) => panic!("calendars have tests of their own"),
+        // Hours of Kolkata, whose clocks are five hours and a half ahead and were not set anew in these years; what clocks
+        // can do besides is tested apart.
+        WindowSpec::Calendar(_) => (3_600_000, 3_600_000, 1_800_000),
     };
     let correct_for = match plan.late {
         LatePolicy::Update { correct_for_ms } => Some(correct_for_ms),
@@ -162,11 +166,10 @@ pub(super) fn run(plan: &Plan, records: &[(i64, TestRecord)]) -> Outcome {
     let mut panes: BTreeMap<(i64, u8), u64> = BTreeMap::new();
     let mut held: BTreeSet<(i64, u8)> = BTreeSet::new();
     let watermark = each_event(plan, records, |position, ingest, event, before| {
-        let of_event: Vec<i64> =
-            (event.time - size + 1..=event.time).filter(|start| start.rem_euclid(every) == 0).collect();
+        let pane = event.time - (event.time - shift).rem_euclid(every);
+        let of_event = (0..size / every).map(|back| pane - back * every);
         let (mut open, mut closed, mut corrected) = (0, 0, 0);
         // An event goes into one pane, as its group or as one of the others; all its open windows have it as that.
-        let pane = event.time - event.time.rem_euclid(every);
         let mut group = event.group;
         if pane + size > before && !held.contains(&(pane, group)) {
             held.retain(|(start, _)| start + size > before);
@@ -208,7 +211,10 @@ pub(super) fn run(plan: &Plan, records: &[(i64, TestRecord)]) -> Outcome {
     let first_ingest = records.first().map_or(0, |(ingest, _)| *ingest);
     for ((start, group), (members, revised_at)) in windows {
         let next_to_close = start + size > last && start + size <= last.saturating_add(every);
-        if start + size <= last || next_to_close || matches!(plan.window, WindowSpec::Tumbling { .. }) {
+        if start + size <= last
+            || next_to_close
+            || matches!(plan.window, WindowSpec::Tumbling { .. } | WindowSpec::Calendar(_))
+        {
             let (events, values) = (members.len() as u64, values(&members));
             let partial = plan.begin != 1 && start < first_ingest + plan.watermark.max_ahead_ms;
             outcome.rows.insert((start, start + size, group), ResultRow { events, values, revised_at, partial });
@@ -231,10 +237,10 @@ fn each_event(
     for (position, (ingest, record)) in (plan.begin..).zip(records) {
         let event = match record {
             TestRecord::Tick(ms) => {
-                for _ in 0..*ms {
-                    silence += 1;
+                for _ in 0..i64::from(*ms) / plan.unit_ms {
+                    silence += plan.unit_ms;
                     if silence > plan.watermark.idle_ms {
-                        watermark = watermark.map(|value| value + 1);
+                        watermark = watermark.map(|value| value + plan.unit_ms);
                     }
                 }
                 continue;

@@ -362,6 +362,16 @@ fn events(times: std::ops::Range<i64>) -> impl Strategy<Value = TestEvent> {
     })
 }
 
+/// The same with other times.
+fn stretched(records: Vec<(i64, TestRecord)>, unit_ms: i64) -> Vec<(i64, TestRecord)> {
+    let stretched = |record| match record {
+        TestRecord::Event(event) => TestRecord::Event(TestEvent { time: event.time * unit_ms, ..event }),
+        TestRecord::Tick(ms) => TestRecord::Tick(ms * unit_ms as u32),
+        TestRecord::Bad => TestRecord::Bad,
+    };
+    records.into_iter().map(|(ingest, record)| (ingest * unit_ms, stretched(record))).collect()
+}
+
 /// Blocks of records with an ingest time each; event times lie around it, with long jumps now and then.
 fn records() -> impl Strategy<Value = Vec<(i64, TestRecord)>> {
     let record = prop_oneof![
@@ -388,7 +398,9 @@ fn records() -> impl Strategy<Value = Vec<(i64, TestRecord)>> {
 }
 
 fn plans() -> impl Strategy<Value = Plan> {
+    let kolkata = Calendar { unit: CalendarUnit::Hour, zone: chrono_tz::Asia::Kolkata };
     let window = prop_oneof![
+        Just(WindowSpec::Calendar(kolkata)),
         (1..40_i64).prop_map(|size_ms| WindowSpec::Tumbling { size_ms }),
         (1..30_i64).prop_map(|gap_ms| WindowSpec::Session { gap_ms }),
         (1..3_i64, 5..70_i64).prop_map(|(every_ms, count)| WindowSpec::Sliding { size_ms: every_ms * count, every_ms }),
@@ -406,14 +418,19 @@ fn plans() -> impl Strategy<Value = Plan> {
     });
     let begin = prop_oneof![Just(1_u64), 2..100_u64];
     let slots = (prop_oneof![Just(1_u8), 2..6_u8], prop_oneof![2 => Just(1_000_u64), 3 => 1..8_u64]);
-    (window, late, watermark, begin, slots).prop_map(|(window, late, watermark, begin, (slots, groups))| Plan {
-        window,
-        late,
-        watermark,
-        begin,
-        slots,
-        groups,
-        bytes: u64::MAX,
+    (window, late, watermark, begin, slots).prop_map(|(window, late, watermark, begin, (slots, groups))| {
+        // Six of them are an hour.
+        let unit_ms = if matches!(window, WindowSpec::Calendar(_)) { 600_000 } else { 1 };
+        let late = match late {
+            LatePolicy::Update { correct_for_ms } => LatePolicy::Update { correct_for_ms: correct_for_ms * unit_ms },
+            late => late,
+        };
+        let watermark = WatermarkSpec {
+            delay_ms: watermark.delay_ms * unit_ms,
+            idle_ms: watermark.idle_ms * unit_ms,
+            max_ahead_ms: watermark.max_ahead_ms * unit_ms,
+        };
+        Plan { window, late, watermark, begin, unit_ms, slots, groups, bytes: u64::MAX }
     })
 }
 
@@ -437,6 +454,7 @@ proptest! {
         operators in 1..5_usize,
         actions in actions(),
     ) {
+        let records = stretched(records, plan.unit_ms);
         let outcome = Mill::new(&plan, &records, operators).run(&actions, operators);
         prop_assert_eq!(outcome, oracle::run(&plan, &records));
     }
@@ -449,7 +467,7 @@ proptest! {
         operators in 2..5_usize,
         actions in actions(),
     ) {
-        let plan = Plan { bytes, ..plan };
+        let (plan, records) = (Plan { bytes, ..plan }, stretched(records, plan.unit_ms));
         let calm = Mill::new(&plan, &records, 1).run(&[], 1);
         prop_assert_eq!(Mill::new(&plan, &records, operators).run(&actions, operators), calm);
     }

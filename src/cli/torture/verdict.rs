@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::daemon::Home;
 use super::lines::{Lines, MAIN};
-use super::pipelines::{Expected, PIPELINES, replayed, row_key};
+use super::pipelines::{CROWDED, ESTIMATE, Expected, PIPELINES, replayed, row_key};
 use super::store::Store;
 use crate::cli::error::CliError;
 
@@ -127,7 +127,7 @@ fn parse_row(row: &[String]) -> Option<(String, Row)> {
     group.remove("period");
     let read: BTreeMap<String, Value> = serde_json::from_str(values).ok()?;
     let number = |value: &Value| value.as_f64().or_else(|| value.as_str()?.parse().ok());
-    let there = read.into_iter().filter(|(_, value)| !value.is_null());
+    let there = read.into_iter().filter(|(name, value)| !value.is_null() && !name.starts_with(ESTIMATE));
     // What is no number is none that is expected.
     let of = there.map(|(name, value)| (name, number(&value).unwrap_or(f64::NAN))).collect();
     let stored = format!("{values} {}", rest.join(" "));
@@ -165,7 +165,19 @@ impl Verdict {
 
     fn against_sent(&mut self, tortured: &Tables, expected: &Expected, lines: Lines) {
         let closed = tortured.rows.iter().filter(|(_, row)| row.end <= lines.closed_upto());
-        let closed: BTreeMap<_, _> = closed.map(|(key, row)| (key.clone(), row.values.clone())).collect();
+        let mut of_windows: BTreeMap<String, BTreeMap<String, f64>> = BTreeMap::new();
+        for (key, row) in closed {
+            let mut words = key.splitn(4, ' ');
+            match words.next() {
+                Some(CROWDED) => {
+                    let window: Vec<&str> = words.take(2).collect();
+                    let sums = of_windows.entry(format!("{CROWDED} {} {{}}", window.join(" "))).or_default();
+                    row.values.iter().for_each(|(name, value)| *sums.entry(name.clone()).or_default() += value);
+                }
+                _ => drop(of_windows.insert(key.clone(), row.values.clone())),
+            }
+        }
+        let closed = of_windows;
         self.sent += self.compare("sent, row", &closed, &expected.rows, |a, b| a == b);
         let text = |letters: &BTreeMap<(String, Vec<u8>), u64>| -> BTreeMap<String, u64> {
             let name = |(pipeline, line): &(String, Vec<u8>)| format!("{pipeline} {}", String::from_utf8_lossy(line));

@@ -67,12 +67,12 @@ fn every_mistake_is_told_at_its_place() {
     one("a = { when = \"views >\" }", "8:");
     one("a = { when = \"previous(path) = 'x'\" }", "8:15 `pipelines.p.alerts.a.when`: previous() takes an aggregate");
     one("a = { when = \"previous(1) > 1\" }", "8:15 `pipelines.p.alerts.a.when`: previous() takes the name");
-    one("a = { when = \"views > 1\", for = \"soon\" }", "8:34 `pipelines.p.alerts.a.for` is no duration");
+    one("a = { when = \"views > 1\", for = \"soon\" }", "8:33 `pipelines.p.alerts.a.for` is no duration");
     one(
         "a = { when = \"views > 1\", webhook = \"hooks.example.org\" }",
-        "8:38 `pipelines.p.alerts.a.webhook` is no URL",
+        "8:37 `pipelines.p.alerts.a.webhook` is no URL",
     );
-    one("a = { when = \"views > 1\", webhook = \"file:///x\" }", "8:38 `pipelines.p.alerts.a.webhook` is no URL");
+    one("a = { when = \"views > 1\", webhook = \"file:///x\" }", "8:37 `pipelines.p.alerts.a.webhook` is no URL");
     one("a = { when = \"views > 1\", wehn = 1 }", "8:27 unknown key `pipelines.p.alerts.a.wehn`");
     one("a = { for = \"1m\" }", "8:5 `when` is missing in pipelines.p.alerts.a");
     one("a = 1", "8:5 `pipelines.p.alerts.a` cannot be a number");
