@@ -224,7 +224,7 @@ fn the_counters_are_those_of_sql_over_the_lines() {
         ),
         (
             "SELECT period || '|' || \"user\" || '|' || events || '|' || purchases || '|' || (coalesce(spent, 0) * 100)::bigint
-             FROM counters.user_daily ORDER BY 1 COLLATE \"C\"",
+             FROM counters.user_daily ORDER BY 1",
             "SELECT date((line ->> 'ts') / 1000, 'unixepoch') || '|' || (line ->> 'user') || '|' || count(*) || '|' ||
                     count(*) FILTER (WHERE line ->> 'type' = 'purchase') || '|' ||
                     CAST(round(coalesce(sum(line ->> 'amount'), 0) * 100) AS int) AS r
