@@ -151,3 +151,15 @@ fn a_store_that_is_away_does_not_make_them_pile_up_in_memory() {
     // What may wait for a commit, and what is on its way.
     assert!(with < without + 128, "{with} MiB with raw events, {without} MiB without");
 }
+
+/// A daemon that ends by itself has them in the store, as it has the rows, whatever the next flush would have been.
+#[test]
+fn a_daemon_that_is_stopped_has_stored_them_and_the_letters() {
+    let mill = Mill::new(&CONFIG.replace("20ms", "1h"));
+    let daemon = mill.start();
+    assert_eq!(daemon.send(b"{\"ts\": 1, \"path\": \"/\"}\nno event\n{\"ts\": 2, \"path\": \"/\"}\n"), (2, 1));
+    assert!(daemon.stop().success());
+    assert_eq!(mill.sql("SELECT CAST(sum(event_time) AS text) AS r FROM raw_events"), ["3000"]);
+    assert_eq!(mill.sql("SELECT kind AS r FROM dead_letters"), ["decode"]);
+    assert_eq!(mill.sql("SELECT CAST(hits AS text) AS r FROM hits"), ["2"]);
+}

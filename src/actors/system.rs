@@ -344,21 +344,18 @@ impl System {
     /// all did; what did not is in the journal.
     pub async fn drain(&self, at_most: Duration) -> bool {
         tokio::select! {
-            drained = self.commit(self.pipelines.all()) => drained,
+            drained = self.commit_all() => drained,
             () = self.clock.sleep(at_most) => false,
         }
     }
 
-    /// The same with the streams' intakes, for as long as it takes. It may be followed by more input.
+    /// The same, for as long as it takes: pipelines, and the streams' intakes with raw events and decode letters. It may be
+    /// followed by more input.
     pub async fn commit_all(&self) -> bool {
-        self.commit(self.pipelines.all().into_iter().chain(self.intakes.clone())).await
-    }
-
-    async fn commit(&self, pipelines: impl IntoIterator<Item = PipelineHandle>) -> bool {
         let head = self.streams.iter().map(|stream| *stream.handle.head.borrow()).max();
         self.drain.send_replace(head);
-        let all = futures_util::future::join_all(pipelines.into_iter().map(PipelineHandle::drained));
-        all.await.into_iter().all(|drained| drained)
+        let pipelines = self.pipelines.all().into_iter().chain(self.intakes.clone());
+        futures_util::future::join_all(pipelines.map(PipelineHandle::drained)).await.into_iter().all(|drained| drained)
     }
 }
 
