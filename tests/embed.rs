@@ -126,9 +126,9 @@ async fn a_stage_that_waits_takes_many_events_at_once_and_keeps_their_order() {
         tokio::time::sleep(std::time::Duration::from_millis((400 - n as u64) / 20)).await;
         seen.now.fetch_sub(1, Ordering::SeqCst);
         match n {
-            7 => return Ok(Outcome::Drop),
-            13 => return Err(StageError::Bad("unlucky".to_owned())),
-            99 if tries.fetch_add(1, Ordering::SeqCst) < 2 => return Err(StageError::Transient("again".to_owned())),
+            7 => Ok(Outcome::Drop),
+            13 => Err(StageError::Bad("unlucky".to_owned())),
+            99 if tries.fetch_add(1, Ordering::SeqCst) < 2 => Err(StageError::Transient("again".to_owned())),
             200 => panic!("two hundred"),
             _ => geo(event),
         }

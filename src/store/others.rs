@@ -10,6 +10,9 @@ use crate::window::{OTHER_ROW, OtherKey, Others};
 /// Start and end, unix ms.
 type Span = (i64, i64);
 
+/// A slot's new state; `None`: it has none any more.
+type New = (OtherKey, Option<StateBytes>);
+
 /// One window's row.
 pub(super) struct OtherRow {
     pub(super) slots: Others,
@@ -22,7 +25,7 @@ pub(super) struct OtherRow {
 /// New states of slots, until they are written.
 #[derive(Default)]
 pub(super) struct Pending {
-    windows: HashMap<Span, (Vec<(OtherKey, Option<StateBytes>)>, bool)>,
+    windows: HashMap<Span, (Vec<New>, bool)>,
     pub(super) bytes: usize,
 }
 
