@@ -10,6 +10,8 @@ mod parts;
 mod plan;
 mod results;
 mod stage;
+mod tap;
+mod trace;
 
 pub use calls::{Answers, Call, answers};
 pub use custom::{AsyncStage, CustomStage, Event, Outcome, StageError, StageRegistry};
@@ -18,3 +20,4 @@ pub use observed::{Disorder, Observed};
 pub use plan::{Missing, Plan, Step, in_stored_order, step};
 pub use results::{IntakeResults, Results};
 pub use stage::{StageOperator, Staged};
+pub use tap::{Tap, TapCounts, Taps};
