@@ -18,8 +18,8 @@ use crate::pipeline::Tap;
 const RATE: u32 = 10;
 /// So often it is seen whether the watched still runs, …
 const BEAT: Duration = Duration::from_millis(500);
-/// … and every so many times the client is told how the watch stands: that is also how one that has gone is noticed.
-const BEATS_A_WORD: u32 = 10;
+/// … and so often the client is told how the watch stands: that is also how one that has gone is noticed.
+const WORD: Duration = Duration::from_secs(5);
 
 /// The routes.
 pub(super) fn routes(config: &mut web::ServiceConfig) {
@@ -56,8 +56,8 @@ struct Watch {
     shared: web::Data<Shared>,
     watched: PipelineHandle,
     tap: Tap,
-    /// Beats since the client was told how it stands.
-    beats: u32,
+    /// When the client was told how it stands.
+    told: Option<Duration>,
     ended: bool,
 }
 
@@ -72,7 +72,7 @@ fn watch(shared: web::Data<Shared>, watched: PipelineHandle, rate: Option<u32>) 
             format!("{TAPS_MAX} others watch {} already; try again when one of them has ended", watched.name());
         return error(StatusCode::SERVICE_UNAVAILABLE, "too_many_taps", &message);
     };
-    let watch = Watch { shared, watched, tap, beats: BEATS_A_WORD, ended: false };
+    let watch = Watch { shared, watched, tap, told: None, ended: false };
     let lines = stream::unfold(watch, async |mut watch| {
         let lines = watch.next().await?;
         Some((Ok::<_, actix_web::Error>(web::Bytes::from(lines)), watch))
@@ -89,15 +89,15 @@ impl Watch {
             }
             let why = self.end();
             self.ended = why.is_some();
-            if self.ended || self.beats >= BEATS_A_WORD {
-                self.beats = 0;
+            let now = self.tap.elapsed();
+            if self.ended || self.told.is_none_or(|told| now.saturating_sub(told) >= WORD) {
+                self.told = Some(now);
                 return Some(self.word(why));
             }
             let lines = self.tap.lines(BEAT).await;
             if !lines.is_empty() {
                 return Some(lines);
             }
-            self.beats += 1;
         }
     }
 

@@ -16,7 +16,7 @@ mod trace;
 pub use calls::{Answers, Call, answers};
 pub use custom::{AsyncStage, CustomStage, Event, Outcome, StageError, StageRegistry};
 pub use intake::IntakeOperator;
-pub use observed::{Disorder, Observed};
+pub use observed::{Disorder, Observed, Probe};
 pub use plan::{Missing, Plan, Step, in_stored_order, step};
 pub use results::{IntakeResults, Results};
 pub use stage::{StageOperator, Staged};

@@ -180,7 +180,7 @@ impl StageOperator {
     }
 
     fn events(&mut self, batch: &Arc<Batch>, staged: &mut Staged) {
-        self.observed.look(batch);
+        self.observed.look(&batch.decoded);
         let mut bad = batch.decoded.bad.iter().peekable();
         let mut sample = self.taps.as_ref().and_then(|taps| taps.sample(batch.decoded.len()));
         for row in 0..batch.decoded.len() {

@@ -112,6 +112,11 @@ impl Tap {
         }
     }
 
+    /// Time by the clock that it is paced by.
+    pub fn elapsed(&self) -> Duration {
+        self.taps.clock.elapsed()
+    }
+
     /// What it was given so far.
     pub fn counts(&self) -> TapCounts {
         self.queue.inner.lock().counts
