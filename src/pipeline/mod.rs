@@ -6,6 +6,7 @@ mod custom;
 mod input;
 mod intake;
 mod observed;
+mod part;
 mod parts;
 mod plan;
 mod results;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::custom::{Event, Outcome, StageError, SyncStage};
 use super::input::excerpt;
-use super::stage::{Part, Passed, Refusal, StageOperator, Staged, refusal};
+use super::part::Part;
+use super::stage::{Passed, Refusal, StageOperator, Staged, refusal};
 use crate::config::{EnrichConfig, MissingKey, SlotSource};
 use crate::event::{Field, LetterKind, Value};
 use crate::expr::{Expr, elements};

@@ -6,13 +6,14 @@ use super::calls::Calls;
 use super::custom::{CustomStage, Outcome, StageRegistry};
 use super::input::{excerpt, input};
 use super::observed::Observed;
+use super::part::Part;
 use super::tap::Taps;
 use super::trace::Trace;
 use crate::clock::Clock;
 use crate::config::{PipelineConfig, SlotSource, StageConfig};
 use crate::event::{
-    Account, Batch, Counted, Fault, Fields, Letter, LetterKind, Position, PositionError, PositionRange, RawEvents,
-    Replay, Row, Span, Value, format_utc, time_from_value,
+    Account, Batch, Counted, Fields, Letter, LetterKind, Position, PositionError, PositionRange, RawEvents, Replay,
+    Row, Span, Value, format_utc, time_from_value,
 };
 use crate::expr::ExprError;
 use crate::limits::GROUP_KEY_BYTES_MAX;
@@ -37,7 +38,7 @@ pub struct StageOperator {
     /// Of the definition: a replay counts only in that which it was made under.
     revision: u64,
     /// Column of the stream's batches for each slot; `None` for a computed one.
-    columns: Vec<Option<usize>>,
+    pub(super) columns: Vec<Option<usize>>,
     pub(super) custom: Vec<Option<CustomStage>>,
     /// Whether a stage can make several events of one.
     makes_many: bool,
@@ -382,10 +383,6 @@ impl StageOperator {
         Ok(None)
     }
 
-    pub(super) fn view<'a>(&'a self, part: &'a Part<'_>) -> View<'a> {
-        View { operator: self, batch: part.batch, row: part.row, time: part.time }
-    }
-
     fn hand_over(&mut self, part: &mut Part<'_>, staged: &mut Staged) -> Result<(), Refusal> {
         // The key is encoded behind those of the first window's rows, and moved where its hash sends it.
         let start = staged.rows[0].keys.len();
@@ -451,61 +448,6 @@ impl StageOperator {
             rows.inputs.push(input);
         }
         Ok(())
-    }
-}
-
-/// One event on its way, or one of those that a stage made of it.
-pub(super) struct Part<'a> {
-    pub(super) batch: &'a Arc<Batch>,
-    pub(super) row: usize,
-    pub(super) time: i64,
-    /// The watermark that was true before its record.
-    pub(super) watermark: i64,
-    /// How many parts went into windows before it.
-    ordinal: u32,
-    /// How many events stages have made of the record.
-    pub(super) made: usize,
-    /// Which of the events that a stage made it is, and of those another one made of that.
-    pub(super) path: Vec<u32>,
-}
-
-impl<'a> Part<'a> {
-    pub(super) fn new(batch: &'a Arc<Batch>, row: usize, time: i64, watermark: i64) -> Self {
-        Self { batch, row, time, watermark, ordinal: 0, made: 0, path: Vec::new() }
-    }
-}
-
-/// The event at hand, as expressions see it.
-pub(super) struct View<'a> {
-    operator: &'a StageOperator,
-    batch: &'a Batch,
-    row: usize,
-    time: i64,
-}
-
-impl Row for View<'_> {
-    fn field(&self, slot: usize) -> Result<Value<'_>, Fault> {
-        match (&self.operator.computed[slot], self.operator.columns[slot]) {
-            (Some(value), _) => Ok(value.borrowed()),
-            (None, Some(column)) => self.batch.decoded.value(column, self.row),
-            (None, None) => Ok(Value::Null),
-        }
-    }
-
-    fn event_time(&self) -> i64 {
-        self.time
-    }
-
-    fn ingest_time(&self) -> i64 {
-        self.batch.line_ingest_time(self.row)
-    }
-
-    fn position(&self) -> Position {
-        self.batch.position(self.row)
-    }
-
-    fn producer(&self) -> Option<&str> {
-        self.batch.line_origin(self.row).producer.as_deref()
     }
 }
 

@@ -4,7 +4,8 @@
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
-use super::stage::{Part, Refusal, StageOperator};
+use super::part::Part;
+use super::stage::{Refusal, StageOperator};
 use crate::config::{SlotSource, StageConfig};
 use crate::event::{Batch, DecodeError, Fault, Row, Value, format_utc};
 use crate::limits::{TAP_EVENT_BYTES_MAX, TAP_VALUE_BYTES_MAX};
