@@ -40,7 +40,7 @@ fn fields_that_no_event_has_are_named_where_they_stand() {
     assert!(out.contains("1 events without a usable time") && out.contains("sensors: no file"), "{out}");
     for part in [
         "none of 2 events has the field `statsu`",
-        "tidemill.toml:10:57",
+        "tidemill.toml:10:65",
         "did you mean `status`?",
         "none of 2 events has the field `user.contry`",
         "tidemill.toml:12:26",
