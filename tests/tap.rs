@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Mill, tidemill, wait_until};
+use crate::support::{Daemon, Mill, tidemill};
 
 const CONFIG: &str = r#"
     [store]
@@ -164,12 +164,15 @@ fn a_stream_shows_its_lines_and_a_replayed_letter_is_one() {
     assert_eq!((&second["position"], &second["outcome"]), (&json!(2), &json!("rejected")));
     assert!(second["letter"]["reason"].as_str().unwrap().starts_with("not JSON"), "{second}");
 
+    daemon.wait_for_commit();
     let mut sales = Watch::begin(&daemon, "sales", &[]);
     daemon.send(b"{\"ts\":1431856800,\"kind\":\"order\",\"items\":7}\n");
     let event = sales.event();
     assert_eq!((&event["outcome"], event.get("replayed")), (&json!("letter"), None));
     let replay = json!({ "pipeline": "sales" }).to_string();
-    wait_until("a replay", || (daemon.post("/api/v1/dead-letters/replay", &replay).0 == 202).then_some(()));
+    daemon.wait_for_commit();
+    let (status, answer) = daemon.post("/api/v1/dead-letters/replay", &replay);
+    assert_eq!((status, &answer["replays"][0]["letters"]), (202, &json!(1)));
     let again = sales.event();
     assert_eq!((&again["outcome"], &again["replayed"]), (&json!("letter"), &json!(true)));
     assert_eq!(again["position"], event["position"]);
