@@ -58,6 +58,16 @@ pub const LETTER_LINE_SHOWN_BYTES: i32 = 1_024;
 pub const LETTERS_MAX: usize = 1_000;
 /// Rows that one answer holds.
 pub const RESULT_ROWS_MAX: usize = 10_000;
+/// Watchers (`tap`) of one pipeline, and of one stream.
+pub const TAPS_MAX: usize = 8;
+/// Events a second that a watcher is shown.
+pub const TAP_RATE_MAX: u32 = 1_000;
+/// Bytes of events that wait for a watcher; what is beyond is dropped and counted.
+pub const TAP_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of a line or a value that a watcher is shown.
+pub const TAP_VALUE_BYTES_MAX: usize = 1024;
+/// Bytes of one event that a watcher is shown, with all that became of it: one event can become thousands.
+pub const TAP_EVENT_BYTES_MAX: usize = 64 * 1024;
 
 /// Bytes of changed rows of one pipeline that wait to be shown live; a flush holds as much again until it is committed.
 pub const LIVE_BYTES_MAX: usize = 16 * 1024 * 1024;

@@ -8,7 +8,7 @@ fn each_shell_is_given_the_verbs() {
         let output = tidemill().args(["completions", shell]).output().unwrap();
         let script = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success(), "{shell}");
-        for verb in ["batch", "validate", "window-actors"] {
+        for verb in ["batch", "tap", "validate", "window-actors"] {
             assert!(script.contains(verb), "{shell} knows no {verb}");
         }
     }

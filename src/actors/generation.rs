@@ -256,7 +256,7 @@ impl Pipeline {
         let checkpoint = &snapshot.checkpoint;
         let Some(config) = &self.config else {
             let operator = IntakeOperator::new(checkpoint.position, self.raw_events.as_ref(), self.decoder.fields());
-            return Ok(Operator::Intake(operator));
+            return Ok(Operator::Intake(operator.watched(self.stats.taps.clone())));
         };
         let watermark = Watermark::restore(config.watermark, checkpoint.watermark, checkpoint.silence_ms);
         let operator = StageOperator::new(
@@ -269,7 +269,8 @@ impl Pipeline {
             self.clock.clone(),
         );
         let missing = |name| StoreError::Refused(format!("no custom stage {name:?} is registered"));
-        operator.map(|operator| Operator::Pipeline(Box::new(operator))).map_err(missing)
+        let watched = |operator: StageOperator| operator.watched(self.stats.taps.clone());
+        operator.map(|operator| Operator::Pipeline(Box::new(watched(operator)))).map_err(missing)
     }
 
     #[expect(clippy::type_complexity, reason = "what the functions above return, handed on")]

@@ -10,10 +10,11 @@ use super::messages::{Body, Claim, Lines, Sync, Tick};
 use super::orders::{Order, OrderError, Orders, Standing, Verb};
 use super::recent::Recent;
 use super::replay::{Replays, Wanted};
-use super::stats::{PipelineStats, StreamStats};
+use super::stats::{PipelineState, PipelineStats, StreamStats};
 use crate::clock::Clock;
 use crate::config::StreamConfig;
 use crate::event::{Decoder, Position};
+use crate::pipeline::Taps;
 use crate::store::{Definition, Merge, Query, ResultRows, Store, StoreError};
 use crate::window::WindowSpec;
 
@@ -157,6 +158,16 @@ impl PipelineHandle {
     pub fn stopped(&self) -> Option<String> {
         let view = self.stats.inner.lock();
         view.state.is_stopped().then(|| view.error.clone().unwrap_or_default())
+    }
+
+    /// What it is doing.
+    pub fn state(&self) -> PipelineState {
+        self.stats.inner.lock().state
+    }
+
+    /// Who watches its events (of an intake: those of its stream).
+    pub fn taps(&self) -> &Arc<Taps> {
+        &self.stats.taps
     }
 
     /// Its stream.

@@ -13,7 +13,7 @@ use super::mailbox::Gauge;
 use crate::clock::Clock;
 use crate::event::{Account, Position};
 use crate::journal::{Extents, Journal, Progress};
-use crate::pipeline::Disorder;
+use crate::pipeline::{Disorder, Taps};
 
 /// Counters of one actor.
 pub struct ActorStats {
@@ -144,6 +144,8 @@ pub struct PipelineStats {
     pub replayed_upto: AtomicU64,
     /// Its alerts.
     pub alerts: Mutex<Vec<Arc<AlertStats>>>,
+    /// Who watches its events.
+    pub taps: Arc<Taps>,
     /// When the log last said that it pins its journal.
     pub(super) warned: Mutex<Option<Duration>>,
 }
@@ -377,6 +379,7 @@ impl StatsRegistry {
             letters_discarded: AtomicU64::new(0),
             replayed_upto: AtomicU64::new(0),
             alerts: Mutex::default(),
+            taps: Taps::new(self.clock.clone()),
             warned: Mutex::default(),
         });
         let mut pipelines = self.pipelines.lock();

@@ -31,7 +31,7 @@ use super::retention::retain_letters;
 use super::stats::StatsRegistry;
 use super::ticks::{sample, ticks};
 use crate::clock::Clock;
-use crate::config::{AtLimit, Config, Durability, LetterLimit, PipelineConfig, SlotSource, StageConfig, StreamConfig};
+use crate::config::{AtLimit, Config, Durability, LetterLimit, PipelineConfig, StageConfig, StreamConfig};
 use crate::event::{Decoder, Fields, Position};
 use crate::journal::{Journal, JournalError, JournalOptions, Look, SyncFile, lock_dir};
 use crate::limits::HTTP_BODY_BYTES_MAX;
@@ -194,7 +194,7 @@ impl System {
         let raw_time = config.raw_events.as_ref().and_then(|raw| raw.time.as_ref());
         let raw_time = raw_time.map(|(field, _)| field.clone());
         let pipelines: Vec<_> = self.config.pipelines.iter().filter(|one| one.stream == config.name).collect();
-        let fields = pipelines.iter().flat_map(|pipeline| fields_of(pipeline)).chain(raw_time);
+        let fields = pipelines.iter().flat_map(|pipeline| pipeline.fields()).chain(raw_time);
         let (decoders, _) = watch::channel(Decoder::of(config.format, Arc::new(Fields::new(fields))));
         let (handle, resend) = self.ingest(config, &journal, &recent, &decoders);
         let names = pipelines.iter().map(|pipeline| pipeline.name.clone());
@@ -364,7 +364,7 @@ impl System {
     pub(super) fn ask_for(&self, pipelines: &[PipelineConfig]) {
         for stream in &self.streams {
             let own = pipelines.iter().filter(|pipeline| pipeline.stream == stream.handle.config.name);
-            let fields = stream.decoders.borrow().fields().and(own.flat_map(fields_of));
+            let fields = stream.decoders.borrow().fields().and(own.flat_map(PipelineConfig::fields));
             if fields.len() > stream.decoders.borrow().fields().len() {
                 stream.decoders.send_replace(Decoder::of(stream.handle.config.format, Arc::new(fields)));
             }
@@ -483,11 +483,4 @@ pub fn memory_bytes(config: &Config, windows: usize) -> u64 {
         * (INGEST_MAILBOX + BODY_MAILBOX + REPLAY_MAILBOX + 3 * CONTROL_MAILBOX + super::recent::KEPT_BYTES);
     let intakes = config.streams.len() * mailbox_bytes(0);
     (streams + intakes + config.pipelines.len() * mailbox_bytes(windows)) as u64
-}
-
-fn fields_of(pipeline: &PipelineConfig) -> impl Iterator<Item = crate::event::Field> + '_ {
-    pipeline.slots.iter().filter_map(|slot| match slot {
-        SlotSource::Field(field) => Some(field.clone()),
-        SlotSource::Computed(_) => None,
-    })
 }

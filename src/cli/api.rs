@@ -1,11 +1,13 @@
 //! The daemon's HTTP API, as its client sees it.
 
+use std::io::{BufRead, BufReader};
 use std::time::Duration;
 
 use serde_json::Value;
 use ureq::AsSendBody;
+use ureq::Body;
 use ureq::http::request::Builder;
-use ureq::http::{Request, StatusCode};
+use ureq::http::{Request, Response, StatusCode};
 
 use super::error::CliError;
 
@@ -42,15 +44,44 @@ impl Daemon {
         self.call(Request::delete(self.address(path)), ())
     }
 
+    /// The lines of an answer that goes on for as long as somebody reads it.
+    pub(super) fn lines(&self, path: &str) -> Result<impl BufRead + use<>, CliError> {
+        let response = self.send(Request::get(self.address(path)), (), None)?;
+        if response.status() == StatusCode::OK {
+            return Ok(BufReader::new(response.into_body().into_reader()));
+        }
+        // What is no JSON is said to be none; what is, is an error of the API.
+        let status = response.status();
+        Err(self.refused(status, &self.read(response)?))
+    }
+
     fn address(&self, path: &str) -> String {
         let base = self.url.trim_end_matches('/');
         if base.contains("://") { format!("{base}{path}") } else { format!("http://{base}{path}") }
     }
 
-    fn call(&self, mut request: Builder, body: impl AsSendBody) -> Result<Value, CliError> {
+    fn call(&self, request: Builder, body: impl AsSendBody) -> Result<Value, CliError> {
+        let response = self.send(request, body, Some(ANSWER_TIMEOUT))?;
+        let status = response.status();
+        let json = self.read(response)?;
+        match status {
+            StatusCode::OK | StatusCode::ACCEPTED => Ok(json),
+            status => Err(self.refused(status, &json)),
+        }
+    }
+
+    /// Sends a request; its answer's head comes in time, and all of it within `whole`.
+    fn send(
+        &self,
+        mut request: Builder,
+        body: impl AsSendBody,
+        whole: Option<Duration>,
+    ) -> Result<Response<Body>, CliError> {
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_global(Some(ANSWER_TIMEOUT))
+            .timeout_global(whole)
+            .timeout_connect(Some(ANSWER_TIMEOUT))
+            .timeout_recv_response(Some(ANSWER_TIMEOUT))
             .max_redirects(0)
             .proxy(None)
             .build()
@@ -59,22 +90,23 @@ impl Daemon {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
         let request = request.body(body).map_err(|error| self.no_answer(&ureq::Error::Http(error)))?;
-        let mut response = agent.run(request).map_err(|error| self.no_answer(&error))?;
+        agent.run(request).map_err(|error| self.no_answer(&error))
+    }
+
+    fn read(&self, mut response: Response<Body>) -> Result<Value, CliError> {
         let body = response
             .body_mut()
             .with_config()
             .limit(ANSWER_BYTES_MAX)
             .read_to_string()
             .map_err(|error| self.no_answer(&error))?;
-        let json = serde_json::from_str(&body);
-        match (response.status(), json) {
-            (StatusCode::OK | StatusCode::ACCEPTED, Ok(json)) => Ok(json),
-            (status, Ok(json)) => Err(self.refused(status, &json)),
-            (status, Err(_)) => Err(CliError::Unavailable(format!(
-                "{} answered {status} without JSON: is it tidemill's [http] listen address?",
-                self.url
-            ))),
-        }
+        serde_json::from_str(&body).map_err(|_| {
+            CliError::Unavailable(format!(
+                "{} answered {} without JSON: is it tidemill's [http] listen address?",
+                self.url,
+                response.status()
+            ))
+        })
     }
 
     fn no_answer(&self, error: &ureq::Error) -> CliError {

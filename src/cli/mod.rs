@@ -1,5 +1,5 @@
 //! The command line: one file a verb, none of which knows another. What several verbs need lies beside them: `api` (the
-//! daemon's HTTP), `table` (what people see), `lines` and `progress` (files and how far they are read), `pace` (waiting),
+//! daemon's HTTP), `table` (what people see), `files`, `lines` and `progress` (files and how far they are read), `pace` (waiting),
 //! `shop` (made-up traffic), `error` (exit codes).
 
 mod api;
@@ -9,6 +9,7 @@ mod demo;
 mod dlq;
 mod doctor;
 mod error;
+mod files;
 mod generate;
 mod lines;
 mod logging;
@@ -24,6 +25,7 @@ mod serve;
 mod shop;
 mod stats;
 mod table;
+mod tap;
 mod test;
 mod torture;
 mod validate;
@@ -71,6 +73,7 @@ enum Verb {
     Query(query::Args),
     Dlq(dlq::Args),
     Stats(stats::Args),
+    Tap(tap::Args),
     Pipeline(pipeline::Args),
     Doctor(doctor::Args),
     Torture(torture::Args),
@@ -120,6 +123,7 @@ fn dispatch(verb: Verb) -> Result<(), CliError> {
         Verb::Query(args) => query::run(&args),
         Verb::Dlq(args) => dlq::run(&args),
         Verb::Stats(args) => stats::run(&args),
+        Verb::Tap(args) => tap::run(&args),
         Verb::Pipeline(args) => pipeline::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Torture(args) => torture::run(&args),

@@ -23,6 +23,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod unseen;
 mod windows;
 
 use std::net::SocketAddr;
@@ -39,9 +40,11 @@ pub use cases::{ExpectedLetter, ExpectedRow, TestConfig, TestStep};
 pub use describe::describe;
 pub use enrich::EnrichTable;
 pub use load::{load, parse};
+pub use names::nearest;
 pub use report::{Diagnostic, Report};
 pub use store_url::parse_store_url;
 pub use tokens::Tokens;
+pub use unseen::{Unseen, unseen};
 pub use windows::stored_window;
 
 /// A config that was checked as a whole.
@@ -412,6 +415,14 @@ impl Config {
 }
 
 impl PipelineConfig {
+    /// The fields of lines that it names.
+    pub fn fields(&self) -> impl Iterator<Item = Field> + '_ {
+        self.slots.iter().filter_map(|slot| match slot {
+            SlotSource::Field(field) => Some(field.clone()),
+            SlotSource::Computed(_) => None,
+        })
+    }
+
     /// How much its open windows may hold.
     pub fn bounds(&self) -> Bounds {
         Bounds::new(self.max_groups, self.state_limit_bytes)

@@ -45,7 +45,7 @@ pub(super) fn matches_pattern(name: &str) -> bool {
 }
 
 /// The name that was probably meant.
-pub(super) fn nearest<'a>(given: &str, valid: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(given: &str, valid: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let folded = given.to_lowercase();
     let allowed = 1 + given.chars().count() / 4;
     valid

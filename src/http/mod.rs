@@ -7,6 +7,7 @@ mod letters;
 mod pipelines;
 mod reload;
 mod results;
+mod tap;
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -72,6 +73,7 @@ pub fn server(listener: TcpListener, shared: Shared) -> std::io::Result<Server> 
             .route("/api/v1/pipelines/{name}/results", web::get().to(results::results))
             .configure(pipelines::routes)
             .configure(letters::routes)
+            .configure(tap::routes)
             .route("/api/v1/streams/{name}/events", web::post().to(ingest::events))
             .route("/api/v1/reload", web::post().to(reload::reload))
             .default_service(web::to(async || error(StatusCode::NOT_FOUND, "not_found", "there is no such path")))

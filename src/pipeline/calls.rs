@@ -13,8 +13,9 @@ use futures_util::future::join_all;
 use futures_util::{FutureExt, StreamExt, stream};
 
 use super::custom::{AsyncStage, CustomStage, Event, Outcome, StageError};
+use super::part::Part;
 use super::parts::{TRANSIENT_PAUSES, panic_text, still_failing};
-use super::stage::{Part, Refusal, StageOperator, Staged};
+use super::stage::{Refusal, StageOperator, Staged};
 use crate::clock::Clock;
 use crate::event::{Batch, LetterKind};
 

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 
 use super::Staged;
+use super::tap::Taps;
+use super::trace::Trace;
 use crate::config::RawEventsConfig;
 use crate::event::{
     Account, Batch, Fields, LetterKind, Position, PositionError, PositionRange, RawEvent, RawEvents, TimeUnit,
@@ -15,6 +17,7 @@ pub struct IntakeOperator {
     range: PositionRange,
     account: Account,
     raw: Option<RawTime>,
+    taps: Option<Arc<Taps>>,
 }
 
 /// Raw events are kept; where their time stands.
@@ -28,7 +31,13 @@ impl IntakeOperator {
             Some((fields.column(field)?, *unit))
         };
         let raw = raw.map(|raw| RawTime(column(raw)));
-        Self { range: PositionRange::behind(position, 0), account: Account::default(), raw }
+        Self { range: PositionRange::behind(position, 0), account: Account::default(), raw, taps: None }
+    }
+
+    /// The same, with those who watch.
+    #[must_use]
+    pub fn watched(self, taps: Arc<Taps>) -> Self {
+        Self { taps: Some(taps), ..self }
     }
 
     /// The last record's position.
@@ -47,6 +56,7 @@ impl IntakeOperator {
     /// Where the batch does not follow the one before.
     pub fn apply(&mut self, batch: &Batch) -> Result<Staged, PositionError> {
         self.range.extend(batch.range)?;
+        self.show(batch);
         if batch.replay.is_some() {
             return Ok(Staged::default());
         }
@@ -59,6 +69,18 @@ impl IntakeOperator {
         let letters = batch.decoded.bad.iter().map(letter).collect();
         let raw = self.raw.as_ref().and_then(|raw| raw.events(batch));
         Ok(Staged { letters, raw, ..Staged::default() })
+    }
+
+    /// To those who watch.
+    fn show(&self, batch: &Batch) {
+        let Some(mut sample) = self.taps.as_ref().and_then(|taps| taps.sample(batch.decoded.len())) else { return };
+        let bad = &batch.decoded.bad;
+        for row in 0..batch.decoded.len() {
+            if sample.wants(row) {
+                let why = bad.binary_search_by_key(&(row as u32), |(bad, _)| *bad).ok().map(|index| &bad[index].1);
+                sample.give(row, &Trace::new(batch, row, why));
+            }
+        }
     }
 }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::custom::{Event, Outcome, StageError, SyncStage};
 use super::input::excerpt;
-use super::stage::{Part, Passed, Refusal, StageOperator, Staged, refusal};
+use super::part::Part;
+use super::stage::{Passed, Refusal, StageOperator, Staged, refusal};
 use crate::config::{EnrichConfig, MissingKey, SlotSource};
 use crate::event::{Field, LetterKind, Value};
 use crate::expr::{Expr, elements};
@@ -15,18 +16,18 @@ use crate::limits::OUTPUTS_PER_EVENT_MAX;
 pub(super) const TRANSIENT_PAUSES: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(300)];
 
-impl Part<'_> {
-    /// So many more events are made of its record, unless those are too many.
-    fn makes(&mut self, events: usize) -> Result<(), String> {
-        self.made = self.made.saturating_add(events);
-        if self.made > OUTPUTS_PER_EVENT_MAX {
-            return Err(format!("{} outputs of one event are more than {OUTPUTS_PER_EVENT_MAX}", self.made));
+impl StageOperator {
+    /// So many more events are made of a record, unless those are too many.
+    fn makes(&mut self, part: &mut Part<'_>, events: usize) -> Result<(), String> {
+        part.made = part.made.saturating_add(events);
+        if part.made > OUTPUTS_PER_EVENT_MAX {
+            return Err(format!("{} outputs of one event are more than {OUTPUTS_PER_EVENT_MAX}", part.made));
         }
+        self.account.exploded += 1;
+        self.trace_ends("exploded", Some(events));
         Ok(())
     }
-}
 
-impl StageOperator {
     /// One event for each element of a list, which stands under the name of the list. NULL is a list of none.
     pub(super) fn explode(
         &mut self,
@@ -44,8 +45,7 @@ impl StageOperator {
                 other => return Err(refused(format!("takes a list, not {} {}", other.type_name(), excerpt(&other)))),
             }
         };
-        part.makes(elements.len()).map_err(refused)?;
-        self.account.exploded += 1;
+        self.makes(part, elements.len()).map_err(refused)?;
         let computed = self.computed.clone();
         for (index, element) in elements.into_iter().enumerate() {
             self.computed.clone_from(&computed);
@@ -86,12 +86,11 @@ impl StageOperator {
         events: Vec<Event>,
         staged: &mut Staged,
     ) -> Result<Passed, Refusal> {
-        part.makes(events.len()).map_err(|reason| Refusal {
+        self.makes(part, events.len()).map_err(|reason| Refusal {
             kind: LetterKind::Custom,
             stage: "custom".into(),
             reason,
         })?;
-        self.account.exploded += 1;
         for (index, event) in events.into_iter().enumerate() {
             self.take_event(&event);
             self.go_on(part, (stage, index), staged)?;

@@ -6,11 +6,14 @@ use super::calls::Calls;
 use super::custom::{CustomStage, Outcome, StageRegistry};
 use super::input::{excerpt, input};
 use super::observed::Observed;
+use super::part::Part;
+use super::tap::Taps;
+use super::trace::Trace;
 use crate::clock::Clock;
 use crate::config::{PipelineConfig, SlotSource, StageConfig};
 use crate::event::{
-    Account, Batch, Counted, Fault, Fields, Letter, LetterKind, Position, PositionError, PositionRange, RawEvents,
-    Replay, Row, Span, Value, format_utc, time_from_value,
+    Account, Batch, Counted, Fields, Letter, LetterKind, Position, PositionError, PositionRange, RawEvents, Replay,
+    Row, Span, Value, format_utc, time_from_value,
 };
 use crate::expr::ExprError;
 use crate::limits::GROUP_KEY_BYTES_MAX;
@@ -35,7 +38,7 @@ pub struct StageOperator {
     /// Of the definition: a replay counts only in that which it was made under.
     revision: u64,
     /// Column of the stream's batches for each slot; `None` for a computed one.
-    columns: Vec<Option<usize>>,
+    pub(super) columns: Vec<Option<usize>>,
     pub(super) custom: Vec<Option<CustomStage>>,
     /// Whether a stage can make several events of one.
     makes_many: bool,
@@ -51,6 +54,10 @@ pub struct StageOperator {
     pub(super) clock: Clock,
     /// What stages have put into slots, for the event at hand; `None`: as in the line.
     pub(super) computed: Vec<Option<Value<'static>>>,
+    /// Who watches.
+    taps: Option<Arc<Taps>>,
+    /// What becomes of the event at hand, where somebody watches it.
+    pub(super) trace: Option<Box<Trace>>,
 }
 
 /// Why an event ends as a letter.
@@ -116,7 +123,15 @@ impl StageOperator {
             account: Account::default(),
             clock,
             computed,
+            taps: None,
+            trace: None,
         })
+    }
+
+    /// The same, with those who watch.
+    #[must_use]
+    pub fn watched(self, taps: Arc<Taps>) -> Self {
+        Self { taps: Some(taps), ..self }
     }
 
     /// The watermark behind the last record.
@@ -166,10 +181,14 @@ impl StageOperator {
     }
 
     fn events(&mut self, batch: &Arc<Batch>, staged: &mut Staged) {
-        self.observed.look(batch);
+        self.observed.look(&batch.decoded);
         let mut bad = batch.decoded.bad.iter().peekable();
+        let mut sample = self.taps.as_ref().and_then(|taps| taps.sample(batch.decoded.len()));
         for row in 0..batch.decoded.len() {
             let bad = bad.next_if(|(bad, _)| *bad == row as u32);
+            if sample.as_ref().is_some_and(|sample| sample.wants(row)) {
+                self.trace = Some(Box::new(Trace::new(batch, row, bad.map(|(_, error)| error))));
+            }
             if batch.replay.is_some() {
                 let (position, record) = (batch.position(row), batch.record(row));
                 staged.counted.push(Counted { position, record, at: batch.ingest_time });
@@ -183,6 +202,9 @@ impl StageOperator {
                     let (kind, stage, reason) = (LetterKind::Decode, "decode".into(), error.to_string());
                     self.refuse(batch, row, Refusal { kind, stage, reason }, staged);
                 }
+            }
+            if let (Some(sample), Some(trace)) = (&mut sample, self.trace.take()) {
+                sample.give(row, &trace);
             }
         }
     }
@@ -231,7 +253,11 @@ impl StageOperator {
         let account = self.account;
         let many = self.makes_many;
         let marks: Vec<_> = if many { staged.rows.iter().map(mark).collect() } else { Vec::new() };
-        let passed = self.stages(&mut Part::new(batch, row, time, before), 0, staged);
+        let mut part = Part::new(batch, row, time, before);
+        if self.trace.is_some() {
+            self.trace_enters(&part);
+        }
+        let passed = self.stages(&mut part, 0, staged);
         self.forget_computed();
         match passed {
             Ok(Passed::Yes) => {}
@@ -256,6 +282,9 @@ impl StageOperator {
 
     fn refuse(&mut self, batch: &Batch, row: usize, refusal: Refusal, staged: &mut Staged) {
         self.account.dead += 1;
+        if let Some(trace) = &mut self.trace {
+            trace.refused(&refusal);
+        }
         staged.letters.push(batch.letter(row, refusal.kind, &refusal.stage, refusal.reason));
     }
 
@@ -279,52 +308,79 @@ impl StageOperator {
     /// Takes the event at hand through the stages from `first` on, then into its window's rows.
     pub(super) fn stages(&mut self, part: &mut Part<'_>, first: usize, staged: &mut Staged) -> Result<Passed, Refusal> {
         let config = self.config.clone();
+        let is_traced = self.trace.is_some();
         for (index, stage) in config.stages.iter().enumerate().skip(first) {
-            match stage {
-                StageConfig::Filter(expression) => {
-                    let view = self.view(part);
-                    if !expression.is_true(&view).map_err(|error| refusal("filter", &error))? {
-                        return Ok(Passed::Filtered);
-                    }
+            if is_traced {
+                self.trace_stage(part, index);
+            }
+            if let Some(ended) = self.stage(part, (index, stage), staged)? {
+                if is_traced && matches!(ended, Passed::Filtered) {
+                    self.trace_ends("filtered", None);
                 }
-                StageConfig::Set(slots) => {
-                    let view = self.view(part);
-                    let values = slots
-                        .iter()
-                        .map(|(slot, expression)| Ok((*slot, expression.eval(&view)?.into_owned())))
-                        .collect::<Result<Vec<_>, ExprError>>()
-                        .map_err(|error| refusal("set", &error))?;
-                    for (slot, value) in values {
-                        self.computed[slot] = Some(value);
-                    }
-                }
-                StageConfig::Custom(name) => {
-                    let Some(custom) = self.custom[index].clone() else { continue };
-                    let mut event = self.event_of(part);
-                    let outcome = match &custom {
-                        CustomStage::Sync(custom) if !self.waits => self.call(custom, name, &mut event)?,
-                        custom => self.call_or_wait(custom, name, (part, index), &mut event)?,
-                    };
-                    match outcome {
-                        Outcome::Keep => self.take_event(&event),
-                        Outcome::Drop => return Ok(Passed::Filtered),
-                        Outcome::Many(events) => return self.many(part, index, events, staged),
-                    }
-                }
-                StageConfig::Explode { field, slot } => return self.explode(part, index, (field, *slot), staged),
-                StageConfig::Enrich(enrich) => {
-                    if !self.enrich(part, enrich)? {
-                        return Ok(Passed::Filtered);
-                    }
-                }
+                return Ok(ended);
+            }
+            if is_traced {
+                self.trace_passed(part, stage);
             }
         }
+        if is_traced {
+            self.trace_window(part);
+        }
         self.hand_over(part, staged)?;
+        if is_traced {
+            self.trace_handed(part);
+        }
         Ok(Passed::Yes)
     }
 
-    pub(super) fn view<'a>(&'a self, part: &'a Part<'_>) -> View<'a> {
-        View { operator: self, batch: part.batch, row: part.row, time: part.time }
+    /// One stage; `None` where the event at hand goes on.
+    fn stage(
+        &mut self,
+        part: &mut Part<'_>,
+        (index, stage): (usize, &StageConfig),
+        staged: &mut Staged,
+    ) -> Result<Option<Passed>, Refusal> {
+        match stage {
+            StageConfig::Filter(expression) => {
+                let view = self.view(part);
+                if !expression.is_true(&view).map_err(|error| refusal("filter", &error))? {
+                    return Ok(Some(Passed::Filtered));
+                }
+            }
+            StageConfig::Set(slots) => {
+                let view = self.view(part);
+                let values = slots
+                    .iter()
+                    .map(|(slot, expression)| Ok((*slot, expression.eval(&view)?.into_owned())))
+                    .collect::<Result<Vec<_>, ExprError>>()
+                    .map_err(|error| refusal("set", &error))?;
+                for (slot, value) in values {
+                    self.computed[slot] = Some(value);
+                }
+            }
+            StageConfig::Custom(name) => {
+                let Some(custom) = self.custom[index].clone() else { return Ok(None) };
+                let mut event = self.event_of(part);
+                let outcome = match &custom {
+                    CustomStage::Sync(custom) if !self.waits => self.call(custom, name, &mut event)?,
+                    custom => self.call_or_wait(custom, name, (part, index), &mut event)?,
+                };
+                match outcome {
+                    Outcome::Keep => self.take_event(&event),
+                    Outcome::Drop => return Ok(Some(Passed::Filtered)),
+                    Outcome::Many(events) => return self.many(part, index, events, staged).map(Some),
+                }
+            }
+            StageConfig::Explode { field, slot } => {
+                return self.explode(part, index, (field, *slot), staged).map(Some);
+            }
+            StageConfig::Enrich(enrich) => {
+                if !self.enrich(part, enrich)? {
+                    return Ok(Some(Passed::Filtered));
+                }
+            }
+        }
+        Ok(None)
     }
 
     fn hand_over(&mut self, part: &mut Part<'_>, staged: &mut Staged) -> Result<(), Refusal> {
@@ -392,61 +448,6 @@ impl StageOperator {
             rows.inputs.push(input);
         }
         Ok(())
-    }
-}
-
-/// One event on its way, or one of those that a stage made of it.
-pub(super) struct Part<'a> {
-    pub(super) batch: &'a Arc<Batch>,
-    pub(super) row: usize,
-    time: i64,
-    /// The watermark that was true before its record.
-    watermark: i64,
-    /// How many parts went into windows before it.
-    ordinal: u32,
-    /// How many events stages have made of the record.
-    pub(super) made: usize,
-    /// Which of the events that a stage made it is, and of those another one made of that.
-    pub(super) path: Vec<u32>,
-}
-
-impl<'a> Part<'a> {
-    pub(super) fn new(batch: &'a Arc<Batch>, row: usize, time: i64, watermark: i64) -> Self {
-        Self { batch, row, time, watermark, ordinal: 0, made: 0, path: Vec::new() }
-    }
-}
-
-/// The event at hand, as expressions see it.
-pub(super) struct View<'a> {
-    operator: &'a StageOperator,
-    batch: &'a Batch,
-    row: usize,
-    time: i64,
-}
-
-impl Row for View<'_> {
-    fn field(&self, slot: usize) -> Result<Value<'_>, Fault> {
-        match (&self.operator.computed[slot], self.operator.columns[slot]) {
-            (Some(value), _) => Ok(value.borrowed()),
-            (None, Some(column)) => self.batch.decoded.value(column, self.row),
-            (None, None) => Ok(Value::Null),
-        }
-    }
-
-    fn event_time(&self) -> i64 {
-        self.time
-    }
-
-    fn ingest_time(&self) -> i64 {
-        self.batch.line_ingest_time(self.row)
-    }
-
-    fn position(&self) -> Position {
-        self.batch.position(self.row)
-    }
-
-    fn producer(&self) -> Option<&str> {
-        self.batch.line_origin(self.row).producer.as_deref()
     }
 }
 

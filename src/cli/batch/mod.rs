@@ -1,7 +1,6 @@
-//! `batch`: pipelines over files, by the actors of the daemon. `files` is what comes in and of which stream, `windows` what
-//! a config becomes without a clock, `out` the store that comes out.
+//! `batch`: pipelines over files, by the actors of the daemon. `windows` is what a config becomes without a clock, `out` the
+//! store that comes out.
 
-mod files;
 mod out;
 mod windows;
 
@@ -17,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::error::CliError;
+use super::files::{Input, inputs};
 use super::lines::{Chunk, InputError};
 use super::progress::Progress;
 use super::serve::start_failure;
@@ -26,7 +26,6 @@ use crate::config::{Config, load};
 use crate::daemon::{Offline, OfflineError};
 use crate::event::{Account, TIME_MAX_MS};
 use crate::store::{LetterFilter, LetterReason, StoreError};
-use files::Input;
 use out::Out;
 use windows::{Closing, without_clock};
 
@@ -81,7 +80,7 @@ pub(super) struct Args {
 /// Reads all files into a store, and says what became of them.
 pub(super) fn run(args: Args) -> Result<(), CliError> {
     let config = load(&args.config).map_err(|report| CliError::config(&report))?;
-    let inputs = files::inputs(&args.input, &config)?;
+    let inputs = inputs("--input", &args.input, &config)?;
     let (mut config, closings) = without_clock(config, |stream| inputs.iter().any(|input| input.stream == stream))
         .map_err(|mistakes| CliError::Config(mistakes.join("\n")))?;
     let out = Out::new(args.out.as_deref(), &args.schema, &args.config, &config.store.url)?;

@@ -1,11 +1,11 @@
-//! Which file is of which stream.
+//! Files that are given to a verb, and which of them is of which stream.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use super::super::error::CliError;
-use super::super::lines::{InputError, Lines};
+use super::error::CliError;
+use super::lines::{InputError, Lines};
 use crate::config::Config;
 
 /// A file, or stdin, and the stream that its lines are of.
@@ -25,18 +25,18 @@ impl Input {
     }
 }
 
-/// All of them, in the order given; each can be read.
-pub(super) fn inputs(given: &[String], config: &Config) -> Result<Vec<Input>, CliError> {
+/// All that an option was given, in this order; each can be read.
+pub(super) fn inputs(option: &str, given: &[String], config: &Config) -> Result<Vec<Input>, CliError> {
     let mut inputs = Vec::with_capacity(given.len());
     for given in given {
-        let (stream, name) = assign(given, config)?;
+        let (stream, name) = assign(option, given, config)?;
         let mut input = Input { stream, name, bytes: 0 };
         if input.name != "-" {
             let path = PathBuf::from(&input.name);
             let failed = |error| CliError::Io { what: format!("cannot read {}", path.display()), error };
             let metadata = std::fs::metadata(&path).map_err(failed)?;
             if metadata.is_dir() {
-                return Err(CliError::Usage(format!("{} is a folder: --input takes files", path.display())));
+                return Err(CliError::Usage(format!("{} is a folder: {option} takes files", path.display())));
             }
             input.bytes = metadata.len();
             // A pipe can be opened once: it is told later where that fails.
@@ -47,12 +47,12 @@ pub(super) fn inputs(given: &[String], config: &Config) -> Result<Vec<Input>, Cl
         inputs.push(input);
     }
     if inputs.iter().filter(|input| input.name == "-").count() > 1 {
-        return Err(CliError::Usage("--input takes stdin (`-`) once".to_owned()));
+        return Err(CliError::Usage(format!("{option} takes stdin (`-`) once")));
     }
     Ok(inputs)
 }
 
-fn assign(given: &str, config: &Config) -> Result<(String, String), CliError> {
+fn assign(option: &str, given: &str, config: &Config) -> Result<(String, String), CliError> {
     let names: Vec<&str> = config.streams.iter().map(|stream| stream.name.as_str()).collect();
     if let Some((stream, name)) = given.split_once('=')
         && names.contains(&stream)
@@ -62,9 +62,9 @@ fn assign(given: &str, config: &Config) -> Result<(String, String), CliError> {
     match names[..] {
         [only] => Ok((only.to_owned(), given.to_owned())),
         _ => Err(CliError::Usage(format!(
-            "--input {}: of which stream is it? Say STREAM={} with one of: {}",
-            super::super::table::escape(given),
-            super::super::table::escape(given.split_once('=').map_or(given, |(_, name)| name)),
+            "{option} {}: of which stream is it? Say STREAM={} with one of: {}",
+            super::table::escape(given),
+            super::table::escape(given.split_once('=').map_or(given, |(_, name)| name)),
             names.join(", ")
         ))),
     }
