@@ -69,7 +69,7 @@ fn a_daemon_on_a_copy_of_the_journal_takes_over_and_the_older_is_fenced() {
         let older = first.start();
         older.send(&web_log(1_000, 60_000, 0, 3, 1));
         // A stream without open windows is told of no silence, so that what is copied stays all there is.
-        older.send(b"{\"ts\": 1431942000000, \"path\": \"/closes\"}\n");
+        older.send(b"{\"ts\": 1431860000000, \"path\": \"/closes\"}\n");
         wait_until("all windows to close", || (older.pipeline("hits")["open_windows"] == 0).then_some(()));
         older.wait_for_commit();
         copy(&first.path().join("data"), &second.path().join("data"));
