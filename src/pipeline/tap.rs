@@ -250,9 +250,8 @@ mod tests {
         let long = "x".repeat(1_022);
         for round in 0..3 {
             let mut sample = taps.sample(1_000).unwrap();
-            let wanted: Vec<usize> = (0..1_000).filter(|row| sample.wants(*row)).collect();
-            assert_eq!(wanted.len(), 1_000);
             for row in 0..1_000 {
+                assert!(sample.wants(row), "{row}");
                 sample.give(row, &long);
             }
             assert_eq!(slow.counts().shown, round + 1);
