@@ -107,6 +107,8 @@ impl Tap {
             }
         };
         tokio::select! {
+            // What there is comes first, however short the wait.
+            biased;
             lines = some => lines,
             () = self.taps.clock.sleep(at_most) => Vec::new(),
         }
