@@ -1,6 +1,6 @@
 //! An hour by the second against tumbling minutes, over the same lines, in one run.
 //!
-//! `cargo bench --bench sliding -- [--seconds 200] [--rounds 3]`
+//! `cargo bench --bench sliding -- [--seconds 600] [--rounds 3]`
 //!
 //! 100,000 events to each second of event time, 1,000 groups. The sliding pipeline closes a window of 1,000 rows each second
 //! of event time and stores them; the tumbling one closes one each minute. Rates are events per second from the first byte
@@ -23,7 +23,7 @@ const TS_AT: usize = 6;
 const GROUP_AT: usize = 25;
 
 fn main() {
-    let (seconds, rounds) = (option("--seconds", 200), option("--rounds", 3));
+    let (seconds, rounds) = (option("--seconds", 600), option("--rounds", 3));
     let mut ratios = Vec::new();
     for round in 1..=rounds {
         let tumbling = run("{ tumbling = \"1m\" }", seconds);
