@@ -91,7 +91,7 @@ impl State {
     }
 
     /// Bytes that a state of these aggregates takes at least, in memory, with what its group costs besides its key. Part of
-    /// the formula by which groups are counted: it says what is fixed, [`State::varying_bytes`] the rest.
+    /// the formula by which groups are counted: it says what is fixed; text, distinct values and bins come besides.
     pub fn fixed_bytes(kinds: &[AggregateKind]) -> u64 {
         let heap = |kind: &AggregateKind| match kind {
             AggregateKind::CountAll | AggregateKind::Count => 0,
